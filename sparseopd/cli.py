@@ -1,0 +1,289 @@
+"""The `sparseopd` command: parse, call, print. No logic here, and no torch until a stage runs."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparseopd import recipe as recipes
+from sparseopd.artifacts import RunDir, Scores
+from sparseopd.console import console, live_progress, print_json, quiet_libraries, say
+from sparseopd.errors import RequestError, SparseOPDError
+
+app = typer.Typer(
+    help="Find the few weights that matter in on-policy distillation, and train and ship only those.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+mask_app = typer.Typer(help="Make, look at and check masks.", no_args_is_help=True)
+app.add_typer(mask_app, name="mask")
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A YAML recipe, a run folder or a bundled name (tiny-arithmetic), then any settings.",
+        show_default=False,
+    ),
+]
+Student = Annotated[str | None, typer.Option(help="Folder or hub id of the student.", show_default=False)]
+Teacher = Annotated[str | None, typer.Option(help="Folder or hub id of the teacher.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Prompts: JSONL, Parquet or hub id.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder for the run.")]
+FreeOutput = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="A new folder. Default: the next free NAME-1, NAME-2…", show_default=False),
+]
+Steps = Annotated[int | None, typer.Option(help="Optimizer updates.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Fixes data order, rollouts and ties.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
+
+
+@app.command()
+def demo(
+    output: FreeOutput = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pair", help="A bundled pair; repeat for several.", show_default="arithmetic and digits"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Updates of a full run.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Run the whole idea on bundled pairs: discover, train, evaluate, report."""
+    from sparseopd.demo import run_demo
+
+    folder = output or next_free("demo")
+    with live_progress() as progress:
+        scores = run_demo(folder, pairs=pairs, seed=seed, steps=steps, progress=progress)
+    _show(scores, folder, json)
+
+
+@app.command()
+def discover(
+    words: Words = None,
+    output: Output = ...,  # pyright: ignore  # typer's way to say "required"
+    student: Student = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    density: Annotated[float | None, typer.Option(help="Share of coordinates to keep.", show_default=False)] = None,
+    selector: Annotated[str | None, typer.Option(help="topk, threshold or random.", show_default=False)] = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Short full distillation; the coordinates that moved most become a mask."""
+    given = {"student.path": student, "teacher.path": teacher, "data.train": data, "discover.density": density,
+             "discover.selector": selector, "discover.steps": steps, "seed": seed}
+    recipe = _recipe(words, given)
+    if dry_run:
+        return _print_recipe(recipe)
+    from sparseopd.distill import discover as run_discover
+
+    with live_progress() as progress:
+        run = run_discover(recipe, output, progress=progress)
+    facts = run.read_facts()
+    mask = facts.mask or {}
+    say(f"mask of {mask['k']:,} coordinates ({100 * mask['density']:.3g} %) in {facts.seconds:.0f} s: {run.mask}")
+    say(f"next: sparseopd train {run.path} --mask {run.mask} -o NEW")
+    if json:
+        print_json({"run": str(run.path), "mask": str(run.mask), **mask})
+
+
+@app.command()
+def train(
+    words: Words = None,
+    output: Output = ...,  # pyright: ignore  # typer's way to say "required"
+    mask: Annotated[
+        Path | None, typer.Option(help="Train only these coordinates; without it, all.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What tables call this run.", show_default=False)] = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Distil from the source weights, in full or only at the coordinates of a mask."""
+    given = {"student.path": student, "teacher.path": teacher, "data.train": data, "train.steps": steps, "seed": seed}
+    recipe = _recipe(words, given)
+    if dry_run:
+        return _print_recipe(recipe)
+    from sparseopd.distill import train as run_train
+    from sparseopd.masks import Mask
+
+    loaded = Mask.load(mask) if mask else None
+    with live_progress() as progress:
+        run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
+    facts = run.read_facts()
+    if facts.mask:
+        say(f"trained {facts.mask['k']:,} coordinates; every other coordinate has the source's bits (checked)")
+    say(f"checkpoint in {facts.seconds:.0f} s: {run.checkpoint}")
+    say(f"next: sparseopd evaluate {run.path}")
+    if json:
+        print_json({"run": str(run.path), "checkpoint": str(run.checkpoint), "kind": facts.kind, **facts.final})
+
+
+@app.command()
+def evaluate(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|MODEL... [KEY=VALUE]...", help="Runs or models to compare.", show_default=False),
+    ],
+    output: FreeOutput = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe of prompts and pair. Default: the first run's.", show_default=False),
+    ] = None,
+    source: Annotated[bool, typer.Option(help="Also score the untrained student.")] = True,
+    teacher: Annotated[bool, typer.Option(help="Also score the teacher.")] = True,
+    json: Json = False,
+) -> None:
+    """Compare runs or models on the same held-out prompts, seeds and samples."""
+    arms = [word for word in words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in words if word not in arms]
+    if not arms:
+        raise RequestError("nothing to evaluate: name at least one run folder or model")
+    given = recipe or next((arm for arm in arms if RunDir.is_run(arm)), None)
+    if given is None:
+        raise RequestError(f"{arms[0]} is not a run folder: give the prompts and teacher with --recipe")
+    loaded = recipes.load(recipes.find(given), overrides)
+    folder = RunDir.unused(output or next_free("evaluation"))
+    from sparseopd.evaluation import arms_for
+    from sparseopd.evaluation import evaluate as run_evaluate
+    from sparseopd.report import write_report
+
+    chosen = arms_for([RunDir(arm) if RunDir.is_run(arm) else arm for arm in arms], loaded, source=source,
+                      teacher=teacher)
+    with live_progress() as progress:
+        scores = run_evaluate(chosen, loaded, progress=progress)
+    folder.create()
+    scores.save(folder.scores)
+    write_report([scores], folder.report, title=loaded.name, command=_command())
+    _show([scores], folder.path, json)
+
+
+@mask_app.command("show")
+def mask_show(mask: Path, json: Json = False) -> None:
+    """Say what a mask is: density by layer and module, and where it came from."""
+    from sparseopd.masks import Mask, layout
+
+    loaded = Mask.load(mask)
+    rows = layout(loaded)
+    if json:
+        return print_json({"k": loaded.count(), "numel": loaded.numel(), "density": loaded.density(), "layout": rows})
+    from sparseopd.report import mask_table
+
+    say(f"{loaded.count():,} of {loaded.numel():,} coordinates ({100 * loaded.density():.3g} %), "
+        f"selector {loaded.provenance.selector or 'unknown'}, base {loaded.provenance.base or 'unknown'}")
+    console.print(mask_table(rows))
+
+
+@mask_app.command("select")
+def mask_select(
+    base: str,
+    tuned: Annotated[str | None, typer.Argument(help="The base after training; not for random.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")] = ...,  # pyright: ignore
+    selector: Annotated[str, typer.Option(help="topk, threshold or random.")] = "topk",
+    density: Annotated[float | None, typer.Option(help="Share of coordinates.", show_default="0.1")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Keep |update| above it.", show_default=False)] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="random: match this mask's count in every tensor.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Breaks ties, draws random masks.")] = 0,
+) -> None:
+    """Take a mask from two checkpoints on disk, without loading either model."""
+    if output.exists():
+        raise RequestError(f"{output} exists already: give another name with -o")
+    from sparseopd.masks import Mask, select
+
+    with live_progress() as progress:
+        mask = select(base, tuned, selector=selector, density=density, threshold=threshold,
+                      like=Mask.load(like) if like else None, seed=seed, progress=progress)
+    mask.save(output)
+    say(f"mask of {mask.count():,} coordinates ({100 * mask.density():.3g} %): {output}")
+
+
+@mask_app.command("verify")
+def mask_verify(mask: Path, model: str) -> None:
+    """Check that a mask belongs to a model: names, shapes and content."""
+    from sparseopd.masks import Mask
+
+    loaded = Mask.load(mask)
+    loaded.verify(model)
+    say(f"the mask fits {model}: {len(loaded.names)} tensors agree in name, shape and content")
+
+
+def main() -> None:
+    """Run the command line; a wrong request ends in one sentence and exit code 2."""
+    quiet_libraries()
+    try:
+        app()
+    except SparseOPDError as error:
+        console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted: nothing more was written")
+        sys.exit(130)
+
+
+def next_free(name: str) -> Path:
+    """Return NAME-1, or the first such folder that does not exist."""
+    number = 1
+    while Path(f"{name}-{number}").exists():
+        number += 1
+    return Path(f"{name}-{number}")
+
+
+def _recipe(words: list[str] | None, given: dict[str, Any]) -> recipes.Recipe:
+    """Join a recipe (if named), `key=value` words and options into one validated recipe."""
+    words = words or []
+    named = words[:1] if words and ("=" not in words[0] or Path(words[0]).exists()) else []
+    settings = [*words[len(named) :], *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    return recipes.load(recipes.find(named[0]), settings) if named else recipes.build({}, settings)
+
+
+def _print_recipe(recipe: recipes.Recipe) -> None:
+    sys.stdout.write(recipe.to_yaml())
+
+
+def _show(scores: list[Scores], folder: Path, json: bool) -> None:
+    from sparseopd.report import answer, scores_table
+
+    for one in scores:
+        say(f"\n{one.name}")
+        console.print(scores_table(one))
+        for sentence in answer(one):
+            say(sentence)
+    say(f"\nreport: {RunDir(folder).report}")
+    if json:
+        from dataclasses import asdict
+
+        print_json([asdict(one) for one in scores])
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["sparseopd", *sys.argv[1:]])
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

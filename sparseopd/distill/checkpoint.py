@@ -1,0 +1,63 @@
+"""Write the trained student, and compare it with its source bit by bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparseopd.errors import RunFolderError
+from sparseopd.masks import Mask
+from sparseopd.pairs import open_tensors
+from sparseopd.pairs.loading import Processor
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def save_checkpoint(student: PreTrainedModel, processor: Processor, folder: Path, dtype: torch.dtype) -> None:
+    """Write the student, cast to `dtype`, as a Hugging Face folder; whole or not at all.
+
+    The model itself is cast. Raises `RunFolderError` with the operating system's reason.
+    """
+    temporary = folder.with_name(f".{folder.name}.part")
+    try:
+        student.to(dtype)  # pyright: ignore[reportArgumentType]
+        student.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"cannot write the checkpoint {folder}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def checkpoint_bytes(student: nn.Module, dtype: torch.dtype) -> int:
+    """Estimate what `save_checkpoint` writes."""
+    return sum(parameter.numel() for parameter in student.parameters()) * dtype.itemsize
+
+
+def changed_off_mask(source: nn.Module, trained: Path, mask: Mask) -> list[str]:
+    """Return the tensors of the checkpoint `trained` that differ from the source off the mask.
+
+    Bits are compared, so -0.0 for 0.0 counts as a change.
+    """
+    before, after = open_tensors(source), open_tensors(trained)
+    changed = []
+    for name in before.keys():
+        differs = _bits(before[name]) != _bits(after[name])
+        if name in mask:
+            differs &= ~mask[name]
+        if differs.any():
+            changed.append(name)
+    return changed
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().view(_BITS[tensor.dtype.itemsize])

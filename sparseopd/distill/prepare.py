@@ -1,0 +1,59 @@
+"""Load what every training stage needs, in the order in which mistakes are cheapest to find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from sparseopd.errors import DataError
+from sparseopd.pairs import (
+    check_vocabulary,
+    has_chat_template,
+    load_model,
+    load_processor,
+    match_teacher,
+    resolve_path,
+)
+from sparseopd.pairs.loading import Processor
+from sparseopd.recipe import Recipe
+from sparseopd.tasks.prompts import Prompts, load_prompts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pair that fits, its processor and its prompts."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    processor: Processor
+    prompts: Prompts
+    stored_dtype: torch.dtype
+    """The dtype the source checkpoint is stored in, which the trained one keeps."""
+    teacher_rows_dropped: int
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Load processors, prompts and models. Raises a `RequestError` with one sentence."""
+    processor = load_processor(recipe.student)
+    check_vocabulary(processor, load_processor(recipe.teacher))
+    prompts = load_prompts(recipe.data, chat=has_chat_template(processor), seed=recipe.seed)
+    if len(prompts.train) < recipe.train.batch_size:
+        raise DataError(
+            f"{recipe.data.train} has {len(prompts.train)} training prompts, fewer than "
+            f"train.batch_size {recipe.train.batch_size}: lower train.batch_size"
+        )
+    student, teacher = load_model(recipe.student), load_model(recipe.teacher)
+    dropped = match_teacher(student, teacher)
+    return Prepared(student, teacher, processor, prompts, _stored_dtype(recipe), dropped)
+
+
+def _stored_dtype(recipe: Recipe) -> torch.dtype:
+    if recipe.train.save_dtype == "float32":
+        return torch.float32
+    model = recipe.student
+    config = AutoConfig.from_pretrained(
+        resolve_path(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

@@ -1,0 +1,147 @@
+"""`train`: OPD from the source weights, in full or only at a mask's coordinates.
+
+    sparseopd train RECIPE [--mask RUN/mask.safetensors] -o RUN2
+
+A masked run starts from the source again (weights, optimizer, schedule), trains k-vectors only, and
+ends by comparing the written checkpoint with the source: every coordinate off the mask must have its
+bits, or the run fails.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseopd.artifacts import Progress, RunDir, RunFacts
+from sparseopd.distill.checkpoint import changed_off_mask, checkpoint_bytes, save_checkpoint
+from sparseopd.distill.facts import versions, write_recipe
+from sparseopd.distill.prepare import Prepared, prepare
+from sparseopd.distill.trainer import RunLog, make_trainer
+from sparseopd.errors import RecipeError, TrainingError
+from sparseopd.masks import Mask
+from sparseopd.optim import MaskedOptimizer
+from sparseopd.pairs import load_model
+from sparseopd.recipe import Optimizer, Recipe
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+def train(
+    recipe: Recipe, output: str | Path, *, mask: Mask | None = None, name: str | None = None,
+    progress: Progress | None = None,
+) -> RunDir:
+    """Train the student of a recipe and write its run folder.
+
+    Raises `RequestError` before anything is written if recipe, models, data, mask or folder do not
+    fit; `TrainingError` on a non-finite loss or gradient, or if a bit off the mask has changed.
+    """
+    run = RunDir.unused(output)
+    started = time.monotonic()
+    if mask is None and recipe.student.dtype != "float32":
+        raise RecipeError(
+            f"a full run needs fp32 masters and student.dtype is {recipe.student.dtype}: set it to "
+            "float32 (train.bf16 still computes in bfloat16)"
+        )
+    prepared = prepare(recipe)
+    if mask is not None:
+        mask.verify(prepared.student)
+    run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))
+    write_recipe(run, recipe)
+    if mask is not None:
+        mask.save(run.mask)
+    log = run_training(recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train", progress=progress)
+    save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
+    if mask is not None:
+        _check_off_mask(recipe, prepared, run, mask)
+    run.write_facts(
+        RunFacts(
+            kind="full" if mask is None else "masked",
+            name=name or ("full" if mask is None else _mask_name(mask)),
+            student=recipe.student.path,
+            teacher=recipe.teacher.path,
+            steps=recipe.train.steps,
+            lr=learning_rate(recipe.optimizer, masked=mask is not None),
+            seed=recipe.seed,
+            seconds=time.monotonic() - started,
+            mask=None if mask is None else mask_facts(mask, run),
+            final=log.last,
+            versions=versions(),
+        )
+    )
+    return run
+
+
+def run_training(
+    recipe: Recipe, prepared: Prepared, run: RunDir, *, steps: int, mask: Mask | None, stage: str,
+    progress: Progress | None,
+) -> RunLog:
+    """Train `prepared.student` in place for `steps` updates; return the log with its last line."""
+    log = RunLog(run.metrics, stage, progress)
+
+    def build(model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(recipe.optimizer, model, mask)
+        log.optimizer = optimizer if isinstance(optimizer, MaskedOptimizer) else None
+        return optimizer
+
+    trainer = make_trainer(
+        recipe,
+        student=prepared.student,
+        teacher=prepared.teacher,
+        processor=prepared.processor,
+        prompts=prepared.prompts.train,
+        steps=steps,
+        build_optimizer=build,
+        clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
+        log=log,
+        folder=run.path,
+    )
+    trainer.train()
+    return log
+
+
+def build_optimizer(settings: Optimizer, model: nn.Module, mask: Mask | None) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer over the whole model, or over the mask's k-vectors."""
+    kind = OPTIMIZERS[settings.name]
+    options: dict[str, Any] = {"weight_decay": settings.weight_decay}
+    options["lr"] = learning_rate(settings, masked=mask is not None)
+    if settings.betas is not None:
+        options["betas"] = settings.betas
+    if settings.momentum is not None:
+        options["momentum"] = settings.momentum
+    if mask is None:
+        return kind(model.parameters(), **options)
+    return MaskedOptimizer(model, mask, kind, max_grad_norm=settings.max_grad_norm or None, **options)
+
+
+def learning_rate(settings: Optimizer, *, masked: bool) -> float:
+    """Return the learning rate of a full or of a masked run."""
+    return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
+
+
+def mask_facts(mask: Mask, run: RunDir) -> dict[str, Any]:
+    """Return what `run.json` says of a mask."""
+    return {
+        "file": run.mask.name,
+        "k": mask.count(),
+        "density": mask.density(),
+        "selector": mask.provenance.selector,
+        "digest": mask.digest(),
+    }
+
+
+def _check_off_mask(recipe: Recipe, prepared: Prepared, run: RunDir, mask: Mask) -> None:
+    source = load_model(recipe.student).to(prepared.stored_dtype)  # pyright: ignore
+    changed = changed_off_mask(source, run.checkpoint, mask)
+    if changed:
+        raise TrainingError(
+            f"{len(changed)} tensors changed outside the mask, among them {changed[0]}: the checkpoint "
+            f"{run.checkpoint} must not be trusted; please report this"
+        )
+
+
+def _mask_name(mask: Mask) -> str:
+    return f"{mask.provenance.selector or 'mask'} {100 * mask.density():.3g} %"

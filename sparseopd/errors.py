@@ -1,0 +1,55 @@
+"""The errors a user of this package can cause, each carrying one sentence that repairs it.
+
+The sentence says what was wrong, with which value, and what to do. The command line prints it
+without a traceback and leaves with `exit_code`: 2 when the request was wrong, 1 when the work failed.
+"""
+
+from __future__ import annotations
+
+
+class SparseOPDError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class RequestError(SparseOPDError):
+    """The request cannot be carried out as it stands: a wrong value, path or combination."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """A recipe has an unknown key, a value out of range or settings that contradict each other."""
+
+
+class DataError(RequestError):
+    """Prompts are missing, empty, or lack a column that the recipe names."""
+
+
+class PairError(RequestError):
+    """A model cannot be loaded, or student and teacher do not fit each other."""
+
+
+class RunFolderError(RequestError):
+    """A run folder is in the way, incomplete, or cannot be written."""
+
+
+class MaskError(RequestError):
+    """A mask cannot be made, combined or read as asked."""
+
+
+class MaskFileError(MaskError):
+    """A mask file is truncated, altered, of another format or inconsistent."""
+
+
+class MaskMismatchError(MaskError):
+    """A mask belongs to another model: tensors are missing, differ in shape or in content."""
+
+
+class OptimizerError(RequestError):
+    """A masked optimizer cannot be built over these parameters or used this way."""
+
+
+class TrainingError(SparseOPDError):
+    """Training went wrong: a non-finite gradient, or a weight changed outside the mask."""

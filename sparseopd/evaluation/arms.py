@@ -1,0 +1,138 @@
+"""What an evaluation compares: finished runs, models, and the pair they start from and aim at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sparseopd.artifacts import RunDir, RunFacts
+from sparseopd.errors import RunFolderError
+from sparseopd.recipe import BUNDLED_PREFIX, Model, Recipe
+
+_RANK = {"source": 0, "teacher": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One model under evaluation."""
+
+    name: str
+    kind: str
+    """"source", "teacher", "full", "masked" or "model"."""
+    path: str
+    """The checkpoint's folder, hub id or `bundled:` name."""
+    run: RunDir | None = None
+    """The run that trained it, if one did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """What an arm's run says of its training; all empty for a model without one."""
+
+    density: float | None = None
+    lr: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    layout: list[dict[str, Any]] = field(default_factory=list)
+
+
+def arms_for(
+    runs: Sequence[RunDir | str | Path],
+    recipe: Recipe,
+    *,
+    source: bool = True,
+    teacher: bool = True,
+) -> list[Arm]:
+    """Return the arms for runs or models, between the recipe's source and teacher.
+
+    Arms of the same name are told apart by a suffix: `full`, `full-2`.
+
+    Raises:
+        RunFolderError: a run is unfinished or, like a discovery, left no checkpoint; or a local
+            path holds neither a run nor a model.
+    """
+    first = [Arm(name="source", kind="source", path=recipe.student.path)] if source else []
+    last = [Arm(name="teacher", kind="teacher", path=recipe.teacher.path)] if teacher else []
+    return in_order(_distinct([*first, *last, *map(_arm, runs)]))
+
+
+def in_order(arms: Sequence[Arm]) -> list[Arm]:
+    """Put the source first and the teacher last; the rest keep their order."""
+    return sorted(arms, key=lambda arm: _RANK.get(arm.kind, 1))
+
+
+def model_of(arm: Arm, recipe: Recipe) -> Model:
+    """Return how to load an arm: as the recipe loads its student, or its teacher."""
+    if arm.kind == "teacher":
+        return recipe.teacher
+    if arm.kind == "source":
+        return recipe.student
+    return replace(recipe.student, path=arm.path, revision=None)
+
+
+def training_record(arm: Arm) -> TrainingRecord:
+    """Read what an arm's run folder says. Raises `RequestError` where a file is damaged."""
+    if arm.run is None:
+        return TrainingRecord()
+    facts = arm.run.read_facts()
+    return TrainingRecord(
+        density=facts.mask["density"] if facts.mask else None,
+        lr=facts.lr,
+        steps=facts.steps,
+        seconds=facts.seconds,
+        curve=arm.run.read_metrics(),
+        layout=_layout(arm.run, facts),
+    )
+
+
+def _layout(run: RunDir, facts: RunFacts) -> list[dict[str, Any]]:
+    """Return where the mask of a masked run lies; `file` is relative to the run's folder."""
+    if facts.mask is None:
+        return []
+    from sparseopd.masks import Mask, layout  # only masked runs need the package
+
+    return layout(Mask.load(run.path / facts.mask["file"]))
+
+
+def _arm(run: RunDir | str | Path) -> Arm:
+    if isinstance(run, RunDir) or RunDir.is_run(run):
+        return _arm_of_run(run if isinstance(run, RunDir) else RunDir(run))
+    path, folder = str(run), Path(run).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise RunFolderError(
+            f"{path} is neither a finished run (run.json is missing) nor a model (config.json is)"
+        )
+    if not folder.exists() and not _may_be_elsewhere(path):
+        raise RunFolderError(f"there is no run or model {path}")
+    return Arm(name=folder.name or path, kind="model", path=path)
+
+
+def _arm_of_run(run: RunDir) -> Arm:
+    facts = run.read_facts()
+    if not run.checkpoint.is_dir():
+        raise RunFolderError(
+            f"{run.path} is a {facts.kind} run without a checkpoint to evaluate: "
+            "train first, for a discovery with --mask and its mask.safetensors"
+        )
+    return Arm(name=facts.name, kind=facts.kind, path=str(run.checkpoint), run=run)
+
+
+def _may_be_elsewhere(path: str) -> bool:
+    """Whether a path that does not exist here can be a bundled name or a hub id."""
+    looks_local = path.startswith((".", "~", os.sep)) or path.count("/") > 1
+    return path.startswith(BUNDLED_PREFIX) or not looks_local
+
+
+def _distinct(arms: Sequence[Arm]) -> list[Arm]:
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        name, number = arm.name, 1
+        while name in found:
+            number += 1
+            name = f"{arm.name}-{number}"
+        found[name] = replace(arm, name=name)
+    return list(found.values())

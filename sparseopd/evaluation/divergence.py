@@ -1,0 +1,130 @@
+"""How far a student is from its teacher on its own rollouts: KL(student ‖ teacher), per token.
+
+Over the whole vocabulary, in fp32, at temperature 1 whatever the temperature of sampling, on every
+completion token up to and including the end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, ProcessorMixin
+
+from sparseopd.evaluation.encoding import Processor, encode, to_device
+from sparseopd.evaluation.sampling import Completion, Done
+
+BUDGET_BYTES = 2**28
+"""256 MiB for one model's fp32 logits of one sub-batch: rows × completion × vocabulary × 4 bytes.
+
+Each sub-batch has at least one row, so a single completion may go beyond it."""
+
+# Fields with a place for every prompt token; completions hold no images, so theirs are zero.
+_PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+
+
+@torch.no_grad()
+def divergence(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    processor: Processor,
+    prompts: Dataset,
+    completions: Sequence[Completion],
+    *,
+    batch_size: int,
+    budget: int = BUDGET_BYTES,
+    done: Done = lambda finished, total: None,
+) -> Float[np.ndarray, "p"]:
+    """Return each prompt's mean KL(student ‖ teacher) in nats, over all tokens of its completions.
+
+    Logits beyond the smaller vocabulary are left out. Prompts are encoded again rather than kept
+    from sampling: images of all prompts would fill the memory, and cannot be split by row alike in
+    every model. Both models are in evaluation mode and on one device.
+
+    Args:
+        completions: at least one for every prompt.
+        batch_size: most rows scored at once.
+        budget: most bytes of one model's fp32 logits; see `BUDGET_BYTES`.
+    """
+    sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts))
+    finished = 0
+    vocabulary = min(model.config.get_text_config().vocab_size for model in (student, teacher))
+    for rows in _sub_batches(completions, vocabulary, batch_size, budget):
+        inputs, mask = _inputs(processor, prompts, rows, student.device)
+        ours, theirs = (_logits(model, inputs, mask.shape[1]) for model in (student, teacher))
+        for row, kept, student_logits, teacher_logits in zip(rows, mask, ours, theirs, strict=True):
+            kl = token_divergence(student_logits[kept], teacher_logits[kept])
+            sums[row.prompt] += kl.double().sum().item()
+            counts[row.prompt] += len(kl)
+        finished += len(rows)
+        done(finished, len(completions))
+    return sums / counts
+
+
+def token_divergence(
+    student_logits: Float[Tensor, "tokens student_vocabulary"],
+    teacher_logits: Float[Tensor, "tokens teacher_vocabulary"],
+) -> Float[Tensor, "tokens"]:
+    """Return KL(student ‖ teacher) in nats of each token, over the vocabulary both models have."""
+    shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
+    ours, theirs = (
+        Categorical(logits=logits[:, :shared].float(), validate_args=False)
+        for logits in (student_logits, teacher_logits)
+    )
+    return kl_divergence(ours, theirs)  # a token that the student never says adds nothing
+
+
+def _sub_batches(
+    completions: Sequence[Completion], vocabulary: int, batch_size: int, budget: int
+) -> Iterator[list[Completion]]:
+    """Group completions of like length, so that little of a padded batch is padding."""
+    ordered = sorted(completions, key=lambda completion: len(completion.ids))
+    rows: list[Completion] = []
+    for completion in ordered:
+        size = (len(rows) + 1) * len(completion.ids) * vocabulary * 4
+        if rows and (size > budget or len(rows) == batch_size):
+            yield rows
+            rows = []
+        rows.append(completion)
+    yield rows
+
+
+def _inputs(
+    processor: Processor, prompts: Dataset, rows: Sequence[Completion], device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the models' inputs, and which of the completion's places are tokens (rows, tokens)."""
+    fields = encode(processor, [prompts[row.prompt] for row in rows])
+    completion = pad_sequence([row.ids for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    mask = torch.arange(completion.shape[1]) < lengths[:, None]
+    prompt, seen = fields["input_ids"], fields["attention_mask"]
+    fields["input_ids"] = torch.cat([prompt, completion], dim=1)
+    fields["attention_mask"] = torch.cat([seen, mask.to(seen.dtype)], dim=1)
+    for name in _PER_TOKEN:
+        if name in fields:
+            empty = torch.zeros_like(completion, dtype=fields[name].dtype)
+            fields[name] = torch.cat([fields[name], empty], dim=1)
+    if not isinstance(processor, ProcessorMixin):
+        # As `generate` counts positions; vision-language models derive theirs from the images.
+        places = fields["attention_mask"].cumsum(dim=1) - 1
+        fields["position_ids"] = places.clamp(min=0)
+    return to_device(fields, device), mask.to(device)
+
+
+def _logits(
+    model: PreTrainedModel, inputs: dict[str, Tensor], tokens: int
+) -> Float[Tensor, "rows tokens vocabulary"]:
+    """Return the logits that predict each completion token, in the model's own dtype."""
+    accepted = inspect.signature(model.forward).parameters
+    keep = {"logits_to_keep": tokens + 1} if "logits_to_keep" in accepted else {}
+    if "position_ids" not in accepted:
+        inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
+    logits = model(**inputs, **keep, use_cache=False).logits
+    return logits[:, -(tokens + 1) : -1]

@@ -1,0 +1,218 @@
+"""Compare arms on the same held-out prompts, samples and random numbers.
+
+    arms = arms_for([RunDir("full"), RunDir("sparse")], recipe)
+    evaluate(arms, recipe).save(path)
+
+One model is held beside the teacher at a time. Every figure has an interval over prompts; gains are
+paired prompt by prompt, and the share of a gain that an arm keeps refers to the first full run.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import PreTrainedModel
+
+import sparseopd
+from sparseopd.artifacts import ArmScores, Interval, Progress, Scores
+from sparseopd.errors import RequestError
+from sparseopd.evaluation.agreement import agreement
+from sparseopd.evaluation.arms import Arm, TrainingRecord, in_order, model_of, training_record
+from sparseopd.evaluation.measure import Measurement, Shared, measure
+from sparseopd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
+from sparseopd.pairs import (
+    Tensors,
+    check_vocabulary,
+    has_chat_template,
+    load_model,
+    load_processor,
+    open_tensors,
+    pick_device,
+    resolve_path,
+)
+from sparseopd.recipe import Recipe
+from sparseopd.tasks import Prompts, load_prompts
+
+LIBRARIES = ("torch", "transformers", "trl", "datasets", "scipy")
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def evaluate(arms: Sequence[Arm], recipe: Recipe, *, progress: Progress = silent) -> Scores:
+    """Measure every arm on the recipe's held-out prompts: source first, teacher last.
+
+    Raises `RequestError` where arms, data or models do not fit, as far as that can be told before
+    the first model is loaded.
+    """
+    if not arms:
+        raise RequestError("nothing to evaluate: name at least one run folder or model")
+    arms = in_order(arms)
+    records = {arm.name: training_record(arm) for arm in arms}
+    if len(records) < len(arms):
+        raise RequestError("two arms have the same name: give each its own")
+    shared, prompts = _prepare(arms, recipe, progress)
+    device = shared.teacher.device
+    reference = next((arm for arm in arms if arm.kind == "full"), None)
+    measured: dict[str, Measurement] = {}
+    agreements: dict[str, dict[str, float] | None] = {}
+    for arm in arms:
+        model = (
+            shared.teacher
+            if arm.kind == "teacher"
+            else load_model(model_of(arm, recipe), device=device)
+        )
+        measured[arm.name] = measure(arm.name, model, shared)
+        agreements[arm.name] = _agreement(arm, model, reference)
+        del model
+        _free()
+    gains = _gains(arms, measured)
+    kept_from = gains.get(reference.name) if reference else None
+    rows = [
+        _arm_scores(
+            arm,
+            measured[arm.name],
+            records[arm.name],
+            recipe,
+            agreed=agreements[arm.name],
+            gain=gains.get(arm.name),
+            full_gain=None if arm.kind == "teacher" else kept_from,
+        )
+        for arm in arms
+    ]
+    return Scores(name=recipe.name, settings=_settings(recipe, shared, prompts), arms=rows)
+
+
+def _prepare(
+    arms: Sequence[Arm], recipe: Recipe, progress: Progress
+) -> tuple[Shared, Prompts]:
+    """Load what all arms share, in the order in which mistakes are cheapest to find."""
+    device = pick_device(recipe.device)
+    processor = load_processor(recipe.student)
+    # Runs keep the student's tokenizer; a model from elsewhere would read other words in our ids.
+    for other in [recipe.teacher, *(model_of(arm, recipe) for arm in arms if arm.kind == "model")]:
+        check_vocabulary(processor, load_processor(other))
+    prompts = load_prompts(recipe.data, chat=has_chat_template(processor), seed=recipe.seed)
+    count = min(len(prompts.test), recipe.evaluate.prompts)
+    shared = Shared(
+        teacher=load_model(recipe.teacher, device=device),
+        processor=processor,
+        prompts=prompts.test.select(range(count)),
+        grader=prompts.grader,
+        rollout=recipe.rollout,
+        evaluate=recipe.evaluate,
+        progress=progress,
+    )
+    return shared, prompts
+
+
+def _agreement(
+    arm: Arm, model: PreTrainedModel, reference: Arm | None
+) -> dict[str, float] | None:
+    """Compare with the full run, where there is one that is not the arm itself."""
+    if reference is None or arm.kind == "teacher" or arm is reference:
+        return None
+    own: Tensors = open_tensors(arm.path if Path(resolve_path(arm.path)).is_dir() else model)
+    return agreement(own, open_tensors(reference.path))
+
+
+def _gains(
+    arms: Sequence[Arm], measured: dict[str, Measurement]
+) -> dict[str, Float[np.ndarray, "p"]]:
+    """Return each arm's accuracy minus the source's, prompt by prompt; empty without a source."""
+    source = next((measured[arm.name].accuracy for arm in arms if arm.kind == "source"), None)
+    if source is None:
+        return {}
+    others = {arm.name: measured[arm.name].accuracy for arm in arms if arm.kind != "source"}
+    return {name: own - source for name, own in others.items() if own is not None}
+
+
+def _arm_scores(
+    arm: Arm,
+    own: Measurement,
+    record: TrainingRecord,
+    recipe: Recipe,
+    *,
+    agreed: dict[str, float] | None,
+    gain: Float[np.ndarray, "p"] | None,
+    full_gain: Float[np.ndarray, "p"] | None,
+) -> ArmScores:
+    options = _bootstrap_options(recipe)
+    comparable = gain is not None and full_gain is not None
+    return ArmScores(
+        name=arm.name,
+        kind=arm.kind,
+        path=arm.path,
+        accuracy=_interval(own.accuracy, options),
+        gain=_interval(gain, options),
+        gain_kept=bootstrap_ratio(gain, full_gain, **options) if comparable else None,
+        kl=_interval(own.kl, options),
+        agreement=agreed,
+        truncated=own.truncated,
+        mean_tokens=own.mean_tokens,
+        density=record.density,
+        lr=record.lr,
+        steps=record.steps,
+        seconds=record.seconds,
+        curve=record.curve,
+        layout=record.layout,
+        per_prompt=[] if own.accuracy is None else own.accuracy.tolist(),
+        examples=own.examples,
+    )
+
+
+def _interval(
+    values: Float[np.ndarray, "p"] | None, options: dict[str, Any]
+) -> Interval | None:
+    return None if values is None else bootstrap_mean(values, **options)
+
+
+def _bootstrap_options(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.evaluate
+    return {
+        "resamples": settings.resamples,
+        "confidence": settings.confidence,
+        "seed": settings.seed,
+    }
+
+
+def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any]:
+    """Return what all arms share, for the reader of the scores."""
+    return {
+        "student": recipe.student.path,
+        "teacher": recipe.teacher.path,
+        "data": recipe.data.test or recipe.data.train,
+        "prompts": len(shared.prompts),
+        "held_out": prompts.held_out,
+        "samples": recipe.evaluate.samples,
+        "grader": prompts.grader_name,
+        "temperature": recipe.rollout.temperature,
+        "top_p": recipe.rollout.top_p,
+        "top_k": recipe.rollout.top_k,
+        "max_new_tokens": recipe.rollout.max_new_tokens,
+        "batch_size": recipe.evaluate.batch_size,
+        "device": str(shared.teacher.device),
+        "dtype": recipe.student.dtype,
+        **_bootstrap_options(recipe),
+        "versions": {
+            "sparseopd": sparseopd.__version__,
+            "python": platform.python_version(),
+            **{library: version(library) for library in LIBRARIES},
+        },
+    }
+
+
+def _free() -> None:
+    """Give the last model's memory back before the next one is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

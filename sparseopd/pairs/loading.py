@@ -1,0 +1,140 @@
+"""Load a model or its processor from a folder, a hub id, or the bundled pairs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from sparseopd.errors import PairError
+from sparseopd.pairs import tiny
+from sparseopd.recipe import BUNDLED_PREFIX, Model
+
+Processor = PreTrainedTokenizerBase | ProcessorMixin
+
+
+def resolve_path(path: str) -> str:
+    """Return the local folder behind `bundled:PAIR/student`, or `path` as it is."""
+    if not path.startswith(BUNDLED_PREFIX):
+        return path
+    pair, _, rest = path.removeprefix(BUNDLED_PREFIX).partition("/")
+    folder = tiny.folder(pair) / rest
+    if not folder.exists():
+        raise PairError(f"the bundled pair {pair} has no {rest!r}")
+    return str(folder)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Return the named device, or the accelerator torch finds, or the CPU."""
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise PairError(f"the device {name!r} cannot be used here: use cpu, or leave it out") from error
+    return device
+
+
+def is_vision_language(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint's configuration belongs to an image-text-to-text model."""
+    image_text = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if not (type(config) in image_text and hasattr(config, "vision_config")):
+        return False
+    # A text-only checkpoint may share its configuration class with its vision-language sibling.
+    architecture = (config.architectures or [""])[0]
+    return not architecture.endswith("ForCausalLM")
+
+
+def load_model(model: Model, *, device: str | torch.device | None = None) -> PreTrainedModel:
+    """Load the weights in `model.dtype`, in evaluation mode.
+
+    Raises `PairError` when the folder or id cannot be loaded or the checkpoint lacks weights.
+    """
+    where = _source(model)
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        kind = AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
+        loaded, info = kind.from_pretrained(
+            where, dtype=getattr(torch, model.dtype), output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise PairError(f"cannot load the model {model.path}: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise PairError(
+            f"the checkpoint {model.path} lacks {len(missing)} weights of its architecture, "
+            f"among them {missing[0]}: it is incomplete or of another model class"
+        )
+    loaded.eval()
+    return loaded if device is None else loaded.to(device)
+
+
+def load_processor(model: Model) -> Processor:
+    """Load the tokenizer (language models) or processor (vision-language), padding on the left.
+
+    A missing pad token becomes the end-of-sequence token, as TRL does.
+    """
+    where = _source(model)
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        kind = AutoProcessor if is_vision_language(config) else AutoTokenizer
+        processor = kind.from_pretrained(where, padding_side="left", **options)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise PairError(
+            f"cannot load the tokenizer or processor of {model.path}: {_first_line(error)}"
+        ) from error
+    tokenizer = tokenizer_of(processor)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def tokenizer_of(processor: Processor) -> PreTrainedTokenizerBase:
+    """Return the tokenizer inside a processor, or the tokenizer itself."""
+    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor  # pyright: ignore
+
+
+def has_chat_template(processor: Processor) -> bool:
+    """Whether prompts must be given as chat messages."""
+    own = getattr(processor, "chat_template", None)
+    return bool(own or tokenizer_of(processor).chat_template)
+
+
+def _source(model: Model) -> str:
+    """The folder or id to hand to transformers; a path that is clearly local must exist."""
+    where = resolve_path(model.path)
+    looks_local = where.startswith((".", "~", os.sep)) or where.count("/") > 1
+    if looks_local and not Path(where).is_dir():
+        raise PairError(f"there is no model folder {model.path}")
+    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+        raise PairError(f"the folder {model.path} holds no model (config.json is missing)")
+    return where
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,67 @@
+"""Where a checkpoint's tensors lie inside a model's parameters.
+
+transformers 5 renames tensors while loading (LLaVA's `language_model.model.…` becomes
+`model.language_model.…`) and may merge several into one parameter (the experts of a mixture), and
+undoes that while saving. Masks are keyed by the names on disk, so both directions are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from sparseopd.errors import PairError
+
+
+def checkpoint_pieces(model: nn.Module, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return the checkpoint tensors that parameter `name` is saved as, given its values.
+
+    `tensor` has the parameter's shape; the pieces have the shapes on disk. A module that is not a
+    transformers model is saved under its own names.
+
+    The one place that calls `revert_weight_conversion`, read from transformers 5.23.0, which
+    `save_pretrained` itself uses (tests/pairs/test_parameters.py compares the two).
+    """
+    if not isinstance(model, PreTrainedModel):
+        return {name: tensor}
+    try:
+        return revert_weight_conversion(model, {name: tensor})
+    except Exception as error:
+        raise PairError(
+            f"the parameter {name} of {type(model).__name__} cannot be split into the tensors of its "
+            f"checkpoint ({error}): exclude it, or report the architecture"
+        ) from error
+
+
+def gather_positions(model: nn.Module, name: str, shape: torch.Size, read: Callable[[str], Tensor | None]) -> Tensor:
+    """Assemble a boolean tensor of the parameter's shape from per-checkpoint-tensor booleans.
+
+    `read(checkpoint_name)` returns the boolean tensor in the shape on disk, or None for all-False.
+    """
+    flags = torch.zeros(shape, dtype=torch.bool)
+    if not shape.numel():
+        return flags
+    renamed = checkpoint_pieces(model, name, torch.empty(shape, device="meta"))
+    if len(renamed) == 1 and next(iter(renamed.values())).shape == shape and not _reorders(model):
+        found = read(next(iter(renamed)))
+        return flags if found is None else found.reshape(shape)
+    positions = torch.arange(shape.numel()).view(shape)
+    for piece, where in checkpoint_pieces(model, name, positions).items():
+        found = read(piece)
+        if found is not None:
+            flags.view(-1)[where[found]] = True
+    return flags
+
+
+def _reorders(model: nn.Module) -> bool:
+    """Whether loading may do more than rename (merge, split, transpose) in this model."""
+    from transformers.core_model_loading import WeightConverter
+
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is None:
+        return False
+    return any(isinstance(conversion, WeightConverter) for conversion in conversions)

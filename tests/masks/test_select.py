@@ -1,0 +1,124 @@
+"""Selection from models in memory and checkpoints on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3ForCausalLM
+
+from sparseopd.errors import MaskError
+from sparseopd.masks import Mask, select, summarize_update
+from tests.conftest import make_moe, make_qwen3
+
+
+def update(base: Qwen3ForCausalLM, tuned: Qwen3ForCausalLM) -> dict[str, torch.Tensor]:
+    theirs = dict(tuned.named_parameters())
+    return {name: (theirs[name] - weight).detach().abs() for name, weight in base.named_parameters()}
+
+
+@pytest.mark.parametrize("density", [1e-4, 0.01, 0.1, 0.5, 1.0])
+def test_topk_is_the_brute_force_choice(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM, density: float) -> None:
+    mask = select(qwen3, moved, selector="topk", density=density)
+    deltas = update(qwen3, moved)
+    flat = torch.cat([deltas[name].reshape(-1) for name in mask.names])
+    k = round(density * len(flat))
+    assert mask.count() == k
+    chosen = torch.cat([mask[name].reshape(-1) for name in mask.names])
+    smallest = torch.topk(flat, k).values[-1] if k else torch.tensor(float("inf"))
+    assert bool((flat[chosen] >= smallest).all()) and bool((flat[~chosen] <= smallest).all())
+
+
+def test_threshold_is_strict(qwen3: Qwen3ForCausalLM) -> None:
+    tuned = make_qwen3()
+    with torch.no_grad():
+        tuned.model.norm.weight[:3] += torch.tensor([0.5, 0.25, 0.125])
+    mask = select(qwen3, tuned, selector="threshold", threshold=0.25)
+    assert mask.count() == 1 and mask["model.norm.weight"][0]
+    assert select(qwen3, tuned, selector="threshold", threshold=0.0).count() == 3
+
+
+def test_random_is_exact_uniform_and_seeded(qwen3: Qwen3ForCausalLM) -> None:
+    one, again, other = (select(qwen3, selector="random", density=0.2, seed=seed) for seed in (1, 1, 2))
+    assert one.count() == round(0.2 * one.numel()) and one == again and one != other
+    assert one.density("model.embed_tokens.weight") == pytest.approx(0.2, abs=0.05)
+
+
+def test_random_like_matches_every_tensor(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+    mask = select(qwen3, moved, density=0.1)
+    random = select(qwen3, selector="random", like=mask, seed=5)
+    assert [random.count(name) for name in mask.names] == [mask.count(name) for name in mask.names]
+    assert random.jaccard(mask) < 0.2 and random.provenance.settings["like"] == mask.digest()
+
+
+def test_scope_limits_the_choice_and_the_count(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+    mask = select(qwen3, moved, density=0.5, scope=["*.mlp.*"])
+    inside = [name for name in mask.names if ".mlp." in name]
+    assert mask.count() == round(0.5 * sum(mask.numel(name) for name in inside))
+    assert all(mask.count(name) == 0 for name in mask.names if name not in inside)
+    with pytest.raises(MaskError, match="matches the scope"):
+        select(qwen3, moved, scope=["nothing"])
+
+
+def test_disk_and_memory_agree(tmp_path: Path, qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+    qwen3.save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    moved.save_pretrained(tmp_path / "tuned")
+    assert (tmp_path / "base" / "model.safetensors.index.json").is_file()
+    streamed = select(tmp_path / "base", tmp_path / "tuned", density=0.1)
+    assert streamed == select(qwen3, moved, density=0.1)
+    streamed.verify(qwen3)
+    streamed.verify(tmp_path / "base")
+
+
+def test_experts_are_masked_under_their_names_on_disk(tmp_path: Path) -> None:
+    make_moe().save_pretrained(tmp_path / "moe")
+    model = type(make_moe()).from_pretrained(tmp_path / "moe")
+    on_disk = select(tmp_path / "moe", selector="random", density=0.3)
+    assert "model.layers.0.mlp.experts.2.up_proj.weight" in on_disk.names
+    assert on_disk == select(model, selector="random", density=0.3)
+    on_disk.verify(model)
+
+
+def test_an_update_that_is_not_finite_is_named(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+    with torch.no_grad():
+        moved.model.norm.weight[3] = float("nan")
+    with pytest.raises(MaskError, match=r"update of model\.norm\.weight is not finite"):
+        select(qwen3, moved)
+
+
+def test_models_that_are_no_siblings(qwen3: Qwen3ForCausalLM) -> None:
+    with pytest.raises(MaskError, match="lacks model.layers.0.mlp.down_proj.weight"):
+        select(qwen3, make_moe())
+
+
+@pytest.mark.parametrize("settings, sentence", [
+    ({"selector": "best"}, "no selector 'best': choose one of topk, threshold, random"),
+    ({"density": 0.0}, "density is 0.0"),
+    ({"density": 1.5}, "density is 1.5"),
+    ({"threshold": 1e-5}, "takes a density"),
+    ({"selector": "threshold", "density": 0.1}, "takes a threshold"),
+])
+def test_settings_that_do_not_fit(qwen3: Qwen3ForCausalLM, settings: dict, sentence: str) -> None:
+    with pytest.raises(MaskError, match=sentence):
+        select(qwen3, make_qwen3(), **settings)
+
+
+def test_update_based_selectors_need_an_update(qwen3: Qwen3ForCausalLM) -> None:
+    with pytest.raises(MaskError, match="give a tuned model"):
+        select(qwen3)
+
+
+def test_summary_of_a_known_update(qwen3: Qwen3ForCausalLM) -> None:
+    tuned = make_qwen3()
+    with torch.no_grad():
+        tuned.model.norm.weight[:2] += torch.tensor([3.0, 4.0])
+    mask = Mask.from_tensors({
+        name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in qwen3.named_parameters()
+    } | {"model.norm.weight": torch.arange(32) == 1})
+    summary = summarize_update(qwen3, tuned, mask)
+    norm = sum(float(weight.double().square().sum()) for weight in qwen3.parameters()) ** 0.5
+    assert summary["relative_norm"] == pytest.approx(5 / norm)
+    assert summary["energy_in_mask"] == pytest.approx(16 / 25)
+    assert summary["smallest_kept"] == 4.0 and summary["largest_dropped"] == 3.0
+    assert summary["share_at_most"]["0"] == pytest.approx(1 - 2 / summary["numel"])
