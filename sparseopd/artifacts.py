@@ -240,7 +240,10 @@ class Scores:
         """Read what `save` wrote. Raises `RunFolderError` on a foreign file."""
         value = read_json(path)
         try:
-            arms = [ArmScores(**{key: _interval(item) for key, item in arm.items()}) for arm in value["arms"]]
+            arms = [
+                ArmScores(**{key: _interval(item) for key, item in arm.items()})
+                for arm in value["arms"]
+            ]
             return cls(name=value["name"], settings=value["settings"], arms=arms)
         except (TypeError, KeyError) as error:
             raise RunFolderError(f"{path} does not hold scores ({error})") from error

@@ -32,16 +32,29 @@ Words = Annotated[
         show_default=False,
     ),
 ]
-Student = Annotated[str | None, typer.Option(help="Folder or hub id of the student.", show_default=False)]
-Teacher = Annotated[str | None, typer.Option(help="Folder or hub id of the teacher.", show_default=False)]
-Data = Annotated[str | None, typer.Option(help="Prompts: JSONL, Parquet or hub id.", show_default=False)]
+Student = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the student.", show_default=False)
+]
+Teacher = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the teacher.", show_default=False)
+]
+Data = Annotated[
+    str | None, typer.Option(help="Prompts: JSONL, Parquet or hub id.", show_default=False)
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder for the run.")]
 FreeOutput = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="A new folder. Default: the next free NAME-1, NAME-2…", show_default=False),
+    typer.Option(
+        "-o",
+        "--output",
+        help="A new folder. Default: the next free NAME-1, NAME-2…",
+        show_default=False,
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates.", show_default=False)]
-Seed = Annotated[int | None, typer.Option(help="Fixes data order, rollouts and ties.", show_default=False)]
+Seed = Annotated[
+    int | None, typer.Option(help="Fixes data order, rollouts and ties.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 
@@ -51,10 +64,16 @@ def demo(
     output: FreeOutput = None,
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--pair", help="A bundled pair; repeat for several.", show_default="arithmetic and digits"),
+        typer.Option(
+            "--pair",
+            help="A bundled pair; repeat for several.",
+            show_default="arithmetic and digits",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Updates of a full run.", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Updates of a full run.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run the whole idea on bundled pairs: discover, train, evaluate, report."""
@@ -73,16 +92,27 @@ def discover(
     student: Student = None,
     teacher: Teacher = None,
     data: Data = None,
-    density: Annotated[float | None, typer.Option(help="Share of coordinates to keep.", show_default=False)] = None,
-    selector: Annotated[str | None, typer.Option(help="topk, threshold or random.", show_default=False)] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of coordinates to keep.", show_default=False)
+    ] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="topk, threshold or random.", show_default=False)
+    ] = None,
     steps: Steps = None,
     seed: Seed = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Short full distillation; the coordinates that moved most become a mask."""
-    given = {"student.path": student, "teacher.path": teacher, "data.train": data, "discover.density": density,
-             "discover.selector": selector, "discover.steps": steps, "seed": seed}
+    given = {
+        "student.path": student,
+        "teacher.path": teacher,
+        "data.train": data,
+        "discover.density": density,
+        "discover.selector": selector,
+        "discover.steps": steps,
+        "seed": seed,
+    }
     recipe = _recipe(words, given)
     if dry_run:
         return _print_recipe(recipe)
@@ -92,7 +122,9 @@ def discover(
         run = run_discover(recipe, output, progress=progress)
     facts = run.read_facts()
     mask = facts.mask or {}
-    say(f"mask of {mask['k']:,} coordinates ({100 * mask['density']:.3g} %) in {facts.seconds:.0f} s: {run.mask}")
+    say(
+        f"mask of {mask['k']:,} coordinates ({100 * mask['density']:.3g} %) in {facts.seconds:.0f} s: {run.mask}"
+    )
     say(f"next: sparseopd train {run.path} --mask {run.mask} -o NEW")
     if json:
         print_json({"run": str(run.path), "mask": str(run.mask), **mask})
@@ -103,9 +135,12 @@ def train(
     words: Words = None,
     output: Output = ...,  # pyright: ignore  # typer's way to say "required"
     mask: Annotated[
-        Path | None, typer.Option(help="Train only these coordinates; without it, all.", show_default=False)
+        Path | None,
+        typer.Option(help="Train only these coordinates; without it, all.", show_default=False),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What tables call this run.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What tables call this run.", show_default=False)
+    ] = None,
     student: Student = None,
     teacher: Teacher = None,
     data: Data = None,
@@ -115,7 +150,13 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Distil from the source weights, in full or only at the coordinates of a mask."""
-    given = {"student.path": student, "teacher.path": teacher, "data.train": data, "train.steps": steps, "seed": seed}
+    given = {
+        "student.path": student,
+        "teacher.path": teacher,
+        "data.train": data,
+        "train.steps": steps,
+        "seed": seed,
+    }
     recipe = _recipe(words, given)
     if dry_run:
         return _print_recipe(recipe)
@@ -127,23 +168,38 @@ def train(
         run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
     facts = run.read_facts()
     if facts.mask:
-        say(f"trained {facts.mask['k']:,} coordinates; every other coordinate has the source's bits (checked)")
+        say(
+            f"trained {facts.mask['k']:,} coordinates; every other coordinate has the source's bits (checked)"
+        )
     say(f"checkpoint in {facts.seconds:.0f} s: {run.checkpoint}")
     say(f"next: sparseopd evaluate {run.path}")
     if json:
-        print_json({"run": str(run.path), "checkpoint": str(run.checkpoint), "kind": facts.kind, **facts.final})
+        print_json(
+            {
+                "run": str(run.path),
+                "checkpoint": str(run.checkpoint),
+                "kind": facts.kind,
+                **facts.final,
+            }
+        )
 
 
 @app.command()
 def evaluate(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|MODEL... [KEY=VALUE]...", help="Runs or models to compare.", show_default=False),
+        typer.Argument(
+            metavar="RUN|MODEL... [KEY=VALUE]...",
+            help="Runs or models to compare.",
+            show_default=False,
+        ),
     ],
     output: FreeOutput = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe of prompts and pair. Default: the first run's.", show_default=False),
+        typer.Option(
+            help="Recipe of prompts and pair. Default: the first run's.", show_default=False
+        ),
     ] = None,
     source: Annotated[bool, typer.Option(help="Also score the untrained student.")] = True,
     teacher: Annotated[bool, typer.Option(help="Also score the teacher.")] = True,
@@ -156,15 +212,21 @@ def evaluate(
         raise RequestError("nothing to evaluate: name at least one run folder or model")
     given = recipe or next((arm for arm in arms if RunDir.is_run(arm)), None)
     if given is None:
-        raise RequestError(f"{arms[0]} is not a run folder: give the prompts and teacher with --recipe")
+        raise RequestError(
+            f"{arms[0]} is not a run folder: give the prompts and teacher with --recipe"
+        )
     loaded = recipes.load(recipes.find(given), overrides)
     folder = RunDir.unused(output or next_free("evaluation"))
     from sparseopd.evaluation import arms_for
     from sparseopd.evaluation import evaluate as run_evaluate
     from sparseopd.report import write_report
 
-    chosen = arms_for([RunDir(arm) if RunDir.is_run(arm) else arm for arm in arms], loaded, source=source,
-                      teacher=teacher)
+    chosen = arms_for(
+        [RunDir(arm) if RunDir.is_run(arm) else arm for arm in arms],
+        loaded,
+        source=source,
+        teacher=teacher,
+    )
     with live_progress() as progress:
         scores = run_evaluate(chosen, loaded, progress=progress)
     folder.create()
@@ -181,24 +243,40 @@ def mask_show(mask: Path, json: Json = False) -> None:
     loaded = Mask.load(mask)
     rows = layout(loaded)
     if json:
-        return print_json({"k": loaded.count(), "numel": loaded.numel(), "density": loaded.density(), "layout": rows})
+        return print_json(
+            {
+                "k": loaded.count(),
+                "numel": loaded.numel(),
+                "density": loaded.density(),
+                "layout": rows,
+            }
+        )
     from sparseopd.report import mask_table
 
-    say(f"{loaded.count():,} of {loaded.numel():,} coordinates ({100 * loaded.density():.3g} %), "
-        f"selector {loaded.provenance.selector or 'unknown'}, base {loaded.provenance.base or 'unknown'}")
+    say(
+        f"{loaded.count():,} of {loaded.numel():,} coordinates ({100 * loaded.density():.3g} %), "
+        f"selector {loaded.provenance.selector or 'unknown'}, base {loaded.provenance.base or 'unknown'}"
+    )
     console.print(mask_table(rows))
 
 
 @mask_app.command("select")
 def mask_select(
     base: str,
-    tuned: Annotated[str | None, typer.Argument(help="The base after training; not for random.")] = None,
+    tuned: Annotated[
+        str | None, typer.Argument(help="The base after training; not for random.")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")] = ...,  # pyright: ignore
     selector: Annotated[str, typer.Option(help="topk, threshold or random.")] = "topk",
-    density: Annotated[float | None, typer.Option(help="Share of coordinates.", show_default="0.1")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Keep |update| above it.", show_default=False)] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of coordinates.", show_default="0.1")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep |update| above it.", show_default=False)
+    ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="random: match this mask's count in every tensor.", show_default=False)
+        Path | None,
+        typer.Option(help="random: match this mask's count in every tensor.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Breaks ties, draws random masks.")] = 0,
 ) -> None:
@@ -208,8 +286,16 @@ def mask_select(
     from sparseopd.masks import Mask, select
 
     with live_progress() as progress:
-        mask = select(base, tuned, selector=selector, density=density, threshold=threshold,
-                      like=Mask.load(like) if like else None, seed=seed, progress=progress)
+        mask = select(
+            base,
+            tuned,
+            selector=selector,
+            density=density,
+            threshold=threshold,
+            like=Mask.load(like) if like else None,
+            seed=seed,
+            progress=progress,
+        )
     mask.save(output)
     say(f"mask of {mask.count():,} coordinates ({100 * mask.density():.3g} %): {output}")
 
@@ -254,7 +340,10 @@ def _recipe(words: list[str] | None, given: dict[str, Any]) -> recipes.Recipe:
     """Join a recipe (if named), `key=value` words and options into one validated recipe."""
     words = words or []
     named = words[:1] if words and ("=" not in words[0] or Path(words[0]).exists()) else []
-    settings = [*words[len(named) :], *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    settings = [
+        *words[len(named) :],
+        *(f"{key}={value}" for key, value in given.items() if value is not None),
+    ]
     return recipes.load(recipes.find(named[0]), settings) if named else recipes.build({}, settings)
 
 

@@ -61,14 +61,26 @@ def _train_arms(recipe: Recipe, folder: Path, progress: Progress) -> list[RunDir
     report = _labelled(progress, recipe.name)
     found = discover(recipe, folder / "discover", progress=report)
     mask = Mask.load(found.mask)
-    random = select(recipe.student.path, selector="random", like=mask, seed=recipe.seed + RANDOM_SEED)
+    random = select(
+        recipe.student.path, selector="random", like=mask, seed=recipe.seed + RANDOM_SEED
+    )
     share = f"{100 * mask.density():.3g} %"
     return [
         train(recipe, folder / "full", name="full OPD", progress=_labelled(report, "full")),
-        train(recipe, folder / "discovered", mask=mask, name=f"discovered mask {share}",
-              progress=_labelled(report, "discovered mask")),
-        train(recipe, folder / "random", mask=random, name=f"random mask {share}",
-              progress=_labelled(report, "random mask")),
+        train(
+            recipe,
+            folder / "discovered",
+            mask=mask,
+            name=f"discovered mask {share}",
+            progress=_labelled(report, "discovered mask"),
+        ),
+        train(
+            recipe,
+            folder / "random",
+            mask=random,
+            name=f"random mask {share}",
+            progress=_labelled(report, "random mask"),
+        ),
     ]
 
 

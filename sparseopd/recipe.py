@@ -203,7 +203,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         reason = " ".join(str(error).split())
         raise RecipeError(f"the recipe {path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"the recipe {path} must be a mapping of keys, not {type(values).__name__}")
+        raise RecipeError(
+            f"the recipe {path} must be a mapping of keys, not {type(values).__name__}"
+        )
     return build(values, overrides)
 
 
@@ -226,8 +228,10 @@ def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     values = copy.deepcopy(values)
     for override in overrides:
         _apply(values, override)
-    values = {key: {"path": value} if key in ("student", "teacher") and isinstance(value, str) else value
-              for key, value in values.items()}
+    values = {
+        key: {"path": value} if key in ("student", "teacher") and isinstance(value, str) else value
+        for key, value in values.items()
+    }
     _check_keys(values, Recipe, "")
     try:
         recipe = TypeAdapter(Recipe).validate_python(values)
@@ -273,7 +277,9 @@ def _check_keys(values: Any, kind: type, prefix: str) -> None:
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function", "constrained")))
+    key = ".".join(
+        str(part) for part in first["loc"] if not str(part).startswith(("function", "constrained"))
+    )
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"the recipe lacks {key}: add it, or give it on the command line"
     message = first["msg"].removeprefix("Input ")
@@ -282,24 +288,39 @@ def _sentence(error: ValidationError) -> str:
 
 def _check_combinations(recipe: Recipe) -> None:
     """Refuse knobs that would do nothing, and fill the defaults that depend on another knob."""
-    objective, optimizer, discover, train = recipe.objective, recipe.optimizer, recipe.discover, recipe.train
+    objective, optimizer, discover, train = (
+        recipe.objective,
+        recipe.optimizer,
+        recipe.discover,
+        recipe.train,
+    )
     if objective.kind == "jsd":
         objective.beta = 0.5 if objective.beta is None else objective.beta
     elif objective.beta is not None:
-        raise RecipeError(f"objective.beta does nothing with objective.kind={objective.kind}: use jsd or drop it")
+        raise RecipeError(
+            f"objective.beta does nothing with objective.kind={objective.kind}: use jsd or drop it"
+        )
     if optimizer.momentum is not None and optimizer.name != "sgd":
-        raise RecipeError(f"optimizer.momentum does nothing with {optimizer.name}: use sgd or drop it")
+        raise RecipeError(
+            f"optimizer.momentum does nothing with {optimizer.name}: use sgd or drop it"
+        )
     if optimizer.betas is not None and optimizer.name == "sgd":
         raise RecipeError("optimizer.betas does nothing with sgd: use adamw or drop it")
     if optimizer.schedule == "constant" and optimizer.warmup_steps:
-        raise RecipeError("optimizer.warmup_steps does nothing with schedule constant: use constant_with_warmup")
+        raise RecipeError(
+            "optimizer.warmup_steps does nothing with schedule constant: use constant_with_warmup"
+        )
     if discover.selector == "threshold":
         if discover.density is not None:
-            raise RecipeError("discover.density does nothing with selector threshold: set it to null")
+            raise RecipeError(
+                "discover.density does nothing with selector threshold: set it to null"
+            )
         discover.threshold = 1e-5 if discover.threshold is None else discover.threshold
     else:
         if discover.threshold is not None:
-            raise RecipeError(f"discover.threshold does nothing with {discover.selector}: set it to null")
+            raise RecipeError(
+                f"discover.threshold does nothing with {discover.selector}: set it to null"
+            )
         discover.density = 0.1 if discover.density is None else discover.density
     if train.batch_size % (train.micro_batch_size or 1):
         raise RecipeError(

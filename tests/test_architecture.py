@@ -54,14 +54,24 @@ def test_imports_point_down(pair: tuple[str, str]) -> None:
 
 
 def test_every_package_has_a_level() -> None:
-    names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name[0] not in "_."}
+    names = {
+        path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name[0] not in "_."
+    }
     assert names <= set().union(*LEVELS) | {"recipes"}
 
 
-@pytest.mark.parametrize("command", [["-m", "sparseopd", "--help"], ["-c", "import sparseopd"],
-                                     ["-m", "sparseopd", "train", "tiny-digits", "--dry-run", "-o", "x"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "sparseopd", "--help"],
+        ["-c", "import sparseopd"],
+        ["-m", "sparseopd", "train", "tiny-digits", "--dry-run", "-o", "x"],
+    ],
+)
 def test_starts_without_torch(command: list[str]) -> None:
-    ran = subprocess.run([sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=True
+    )
     imported = {line.rsplit("|", 1)[-1].strip() for line in ran.stderr.splitlines() if "|" in line}
     assert "sparseopd" in imported
     assert not imported & {"torch", "transformers", "trl", "matplotlib", "datasets"}

@@ -18,7 +18,9 @@ def small(*overrides: str) -> recipe.Recipe:
 
 
 def test_resolved_recipe_loads_to_itself() -> None:
-    resolved = small("optimizer.lr=1e-3", "optimizer.betas=[0.9, 0.95]", "discover.selector=threshold")
+    resolved = small(
+        "optimizer.lr=1e-3", "optimizer.betas=[0.9, 0.95]", "discover.selector=threshold"
+    )
     assert resolved.optimizer.lr == 1e-3 and resolved.discover.threshold == 1e-5
     assert recipe.build(yaml.safe_load(resolved.to_yaml())) == resolved
     assert recipe.build(yaml.safe_load(resolved.to_yaml())).digest() == resolved.digest()
@@ -30,27 +32,30 @@ def test_overrides_do_not_change_what_they_are_applied_to() -> None:
     assert values["student"] == {"path": "a"}
 
 
-@pytest.mark.parametrize("override, sentence", [
-    ("trian.steps=3", "did you mean train?"),
-    ("train.step=3", "did you mean train.steps?"),
-    ("zzz=3", "valid here: name, student"),
-    ("student.dtyp=float32", "did you mean student.dtype?"),
-    ("discover.density=3", "discover.density is 3"),
-    ("discover.density=0", "discover.density is 0"),
-    ("discover.density=-0.1", "discover.density is -0.1"),
-    ("discover.density=.nan", "finite"),
-    ("train.steps=abc", "train.steps is 'abc'"),
-    ("train.steps=0", "greater than or equal to 1"),
-    ("optimizer.name=adamx", "'adamw', 'adam' or 'sgd'"),
-    ("train.steps", "write key.sub=value"),
-    ("name.sub=3", "name is a value, not a section"),
-    ("train=[", "not valid YAML"),
-    ("objective.beta=0.3", "does nothing with objective.kind=reverse-kl"),
-    ("optimizer.momentum=0.9", "does nothing with adamw"),
-    ("optimizer.warmup_steps=5", "does nothing with schedule constant"),
-    ("discover.threshold=1e-5", "does nothing with topk"),
-    ("train.micro_batch_size=5", "does not divide"),
-])
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("trian.steps=3", "did you mean train?"),
+        ("train.step=3", "did you mean train.steps?"),
+        ("zzz=3", "valid here: name, student"),
+        ("student.dtyp=float32", "did you mean student.dtype?"),
+        ("discover.density=3", "discover.density is 3"),
+        ("discover.density=0", "discover.density is 0"),
+        ("discover.density=-0.1", "discover.density is -0.1"),
+        ("discover.density=.nan", "finite"),
+        ("train.steps=abc", "train.steps is 'abc'"),
+        ("train.steps=0", "greater than or equal to 1"),
+        ("optimizer.name=adamx", "'adamw', 'adam' or 'sgd'"),
+        ("train.steps", "write key.sub=value"),
+        ("name.sub=3", "name is a value, not a section"),
+        ("train=[", "not valid YAML"),
+        ("objective.beta=0.3", "does nothing with objective.kind=reverse-kl"),
+        ("optimizer.momentum=0.9", "does nothing with adamw"),
+        ("optimizer.warmup_steps=5", "does nothing with schedule constant"),
+        ("discover.threshold=1e-5", "does nothing with topk"),
+        ("train.micro_batch_size=5", "does not divide"),
+    ],
+)
 def test_wrong_overrides_are_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.build({**SMALL, "name": "n"}, [override])
@@ -62,11 +67,14 @@ def test_missing_sections_are_named() -> None:
         recipe.build({"student": "a", "data": {"train": "c"}})
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("a: [", "not valid YAML"),
-    ("- a", "must be a mapping"),
-    (None, "cannot read the recipe"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "must be a mapping"),
+        (None, "cannot read the recipe"),
+    ],
+)
 def test_bad_files(tmp_path: Path, text: str | None, sentence: str) -> None:
     path = tmp_path / "r.yaml"
     if text is not None:
@@ -78,12 +86,16 @@ def test_bad_files(tmp_path: Path, text: str | None, sentence: str) -> None:
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    built = recipe.build({"student": "models", "teacher": "org/hub-id", "data": {"train": "bundled:x"}})
+    built = recipe.build(
+        {"student": "models", "teacher": "org/hub-id", "data": {"train": "bundled:x"}}
+    )
     assert built.student.path == str(tmp_path / "models")
     assert built.teacher.path == "org/hub-id" and built.data.train == "bundled:x"
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("recipes/**/*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.parent.glob("recipes/**/*.yaml")), ids=lambda p: p.stem
+)
 def test_shipped_recipes_load(path: Path) -> None:
     loaded = recipe.load(path)
     assert loaded.discover.steps * 4 <= loaded.train.steps

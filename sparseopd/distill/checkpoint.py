@@ -19,7 +19,9 @@ from sparseopd.pairs.loading import Processor
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def save_checkpoint(student: PreTrainedModel, processor: Processor, folder: Path, dtype: torch.dtype) -> None:
+def save_checkpoint(
+    student: PreTrainedModel, processor: Processor, folder: Path, dtype: torch.dtype
+) -> None:
     """Write the student, cast to `dtype`, as a Hugging Face folder; whole or not at all.
 
     The model itself is cast. Raises `RunFolderError` with the operating system's reason.

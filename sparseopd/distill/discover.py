@@ -48,7 +48,9 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
         run.create()
         write_recipe(run, recipe)
         steps = recipe.discover.steps
-        trained = run_training(recipe, prepared, run, steps=steps, mask=None, stage="discover", progress=progress)
+        trained = run_training(
+            recipe, prepared, run, steps=steps, mask=None, stage="discover", progress=progress
+        )
         last = trained.last
         source = load_model(recipe.student)
         mask = _choose(recipe, source, prepared.student, progress)
@@ -78,7 +80,10 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
 
 
 def _choose(
-    recipe: Recipe, source: PreTrainedModel, tuned: PreTrainedModel | None, progress: Progress | None
+    recipe: Recipe,
+    source: PreTrainedModel,
+    tuned: PreTrainedModel | None,
+    progress: Progress | None,
 ) -> Mask:
     settings = recipe.discover
     return select(

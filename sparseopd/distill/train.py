@@ -31,7 +31,11 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 
 
 def train(
-    recipe: Recipe, output: str | Path, *, mask: Mask | None = None, name: str | None = None,
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    mask: Mask | None = None,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> RunDir:
     """Train the student of a recipe and write its run folder.
@@ -53,7 +57,9 @@ def train(
     write_recipe(run, recipe)
     if mask is not None:
         mask.save(run.mask)
-    log = run_training(recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train", progress=progress)
+    log = run_training(
+        recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train", progress=progress
+    )
     save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
     if mask is not None:
         _check_off_mask(recipe, prepared, run, mask)
@@ -76,7 +82,13 @@ def train(
 
 
 def run_training(
-    recipe: Recipe, prepared: Prepared, run: RunDir, *, steps: int, mask: Mask | None, stage: str,
+    recipe: Recipe,
+    prepared: Prepared,
+    run: RunDir,
+    *,
+    steps: int,
+    mask: Mask | None,
+    stage: str,
     progress: Progress | None,
 ) -> RunLog:
     """Train `prepared.student` in place for `steps` updates; return the log with its last line."""
@@ -103,7 +115,9 @@ def run_training(
     return log
 
 
-def build_optimizer(settings: Optimizer, model: nn.Module, mask: Mask | None) -> torch.optim.Optimizer:
+def build_optimizer(
+    settings: Optimizer, model: nn.Module, mask: Mask | None
+) -> torch.optim.Optimizer:
     """Build the recipe's optimizer over the whole model, or over the mask's k-vectors."""
     kind = OPTIMIZERS[settings.name]
     options: dict[str, Any] = {"weight_decay": settings.weight_decay}
@@ -114,7 +128,9 @@ def build_optimizer(settings: Optimizer, model: nn.Module, mask: Mask | None) ->
         options["momentum"] = settings.momentum
     if mask is None:
         return kind(model.parameters(), **options)
-    return MaskedOptimizer(model, mask, kind, max_grad_norm=settings.max_grad_norm or None, **options)
+    return MaskedOptimizer(
+        model, mask, kind, max_grad_norm=settings.max_grad_norm or None, **options
+    )
 
 
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:

@@ -95,7 +95,10 @@ def make_trainer(
     """
     train, rollout = recipe.train, recipe.rollout
     micro = train.micro_batch_size or train.batch_size
-    cpu = recipe.device == "cpu" or torch.accelerator.current_accelerator(check_available=True) is None
+    cpu = (
+        recipe.device == "cpu"
+        or torch.accelerator.current_accelerator(check_available=True) is None
+    )
     config = DistillationConfig(
         output_dir=str(folder),
         max_steps=steps,

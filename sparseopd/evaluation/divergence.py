@@ -20,11 +20,14 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from sparseopd.evaluation.encoding import Processor, encode, to_device
 from sparseopd.evaluation.sampling import Completion, Done
+from sparseopd.evaluation.statistics import PerPrompt
 
 BUDGET_BYTES = 2**28
 """256 MiB for one model's fp32 logits of one sub-batch: rows × completion × vocabulary × 4 bytes.
 
 Each sub-batch has at least one row, so a single completion may go beyond it."""
+
+PerToken = Float[Tensor, "tokens"]
 
 # Fields with a place for every prompt token; completions hold no images, so theirs are zero.
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
@@ -41,7 +44,7 @@ def divergence(
     batch_size: int,
     budget: int = BUDGET_BYTES,
     done: Done = lambda finished, total: None,
-) -> Float[np.ndarray, "p"]:
+) -> PerPrompt:
     """Return each prompt's mean KL(student ‖ teacher) in nats, over all tokens of its completions.
 
     Logits beyond the smaller vocabulary are left out. Prompts are encoded again rather than kept
@@ -71,7 +74,7 @@ def divergence(
 def token_divergence(
     student_logits: Float[Tensor, "tokens student_vocabulary"],
     teacher_logits: Float[Tensor, "tokens teacher_vocabulary"],
-) -> Float[Tensor, "tokens"]:
+) -> PerToken:
     """Return KL(student ‖ teacher) in nats of each token, over the vocabulary both models have."""
     shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
     ours, theirs = (

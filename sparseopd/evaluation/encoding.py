@@ -41,7 +41,7 @@ def encode(processor: Processor, rows: Sequence[Row]) -> dict[str, Tensor]:
         return_dict=True,
         **options,
     )
-    return dict(encoded) if vision else _ids_only(encoded)  # pyright: ignore[reportArgumentType]
+    return dict(encoded.items()) if vision else _ids_only(encoded)  # pyright: ignore
 
 
 def tokenizer_of(processor: Processor) -> PreTrainedTokenizerBase:

@@ -16,18 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from transformers import PreTrainedModel
 
 import sparseopd
-from sparseopd.artifacts import ArmScores, Interval, Progress, Scores
+from sparseopd.artifacts import Progress, Scores
 from sparseopd.errors import RequestError
 from sparseopd.evaluation.agreement import agreement
 from sparseopd.evaluation.arms import Arm, TrainingRecord, in_order, model_of, training_record
-from sparseopd.evaluation.measure import Measurement, Shared, measure
-from sparseopd.evaluation.statistics import bootstrap_mean, bootstrap_ratio
+from sparseopd.evaluation.measure import Shared, measure
+from sparseopd.evaluation.summary import Result, bootstrap_options, summarize
 from sparseopd.pairs import (
     Tensors,
     check_vocabulary,
@@ -61,40 +59,16 @@ def evaluate(arms: Sequence[Arm], recipe: Recipe, *, progress: Progress = silent
     if len(records) < len(arms):
         raise RequestError("two arms have the same name: give each its own")
     shared, prompts = _prepare(arms, recipe, progress)
-    device = shared.teacher.device
     reference = next((arm for arm in arms if arm.kind == "full"), None)
-    measured: dict[str, Measurement] = {}
-    agreements: dict[str, dict[str, float] | None] = {}
-    for arm in arms:
-        model = (
-            shared.teacher
-            if arm.kind == "teacher"
-            else load_model(model_of(arm, recipe), device=device)
-        )
-        measured[arm.name] = measure(arm.name, model, shared)
-        agreements[arm.name] = _agreement(arm, model, reference)
-        del model
-        _free()
-    gains = _gains(arms, measured)
-    kept_from = gains.get(reference.name) if reference else None
-    rows = [
-        _arm_scores(
-            arm,
-            measured[arm.name],
-            records[arm.name],
-            recipe,
-            agreed=agreements[arm.name],
-            gain=gains.get(arm.name),
-            full_gain=None if arm.kind == "teacher" else kept_from,
-        )
-        for arm in arms
-    ]
-    return Scores(name=recipe.name, settings=_settings(recipe, shared, prompts), arms=rows)
+    results = [_result(arm, records[arm.name], recipe, shared, reference) for arm in arms]
+    return Scores(
+        name=recipe.name,
+        settings=_settings(recipe, shared, prompts),
+        arms=summarize(results, recipe.evaluate),
+    )
 
 
-def _prepare(
-    arms: Sequence[Arm], recipe: Recipe, progress: Progress
-) -> tuple[Shared, Prompts]:
+def _prepare(arms: Sequence[Arm], recipe: Recipe, progress: Progress) -> tuple[Shared, Prompts]:
     """Load what all arms share, in the order in which mistakes are cheapest to find."""
     device = pick_device(recipe.device)
     processor = load_processor(recipe.student)
@@ -115,74 +89,25 @@ def _prepare(
     return shared, prompts
 
 
-def _agreement(
-    arm: Arm, model: PreTrainedModel, reference: Arm | None
-) -> dict[str, float] | None:
+def _result(
+    arm: Arm, record: TrainingRecord, recipe: Recipe, shared: Shared, reference: Arm | None
+) -> Result:
+    """Load, measure and let go of one arm's model."""
+    _free()
+    device = shared.teacher.device
+    is_teacher = arm.kind == "teacher"
+    model = shared.teacher if is_teacher else load_model(model_of(arm, recipe), device=device)
+    measurement = measure(arm.name, model, shared)
+    agreed = _agreement(arm, model, reference)
+    return Result(arm=arm, record=record, measurement=measurement, agreement=agreed)
+
+
+def _agreement(arm: Arm, model: PreTrainedModel, reference: Arm | None) -> dict[str, float] | None:
     """Compare with the full run, where there is one that is not the arm itself."""
     if reference is None or arm.kind == "teacher" or arm is reference:
         return None
     own: Tensors = open_tensors(arm.path if Path(resolve_path(arm.path)).is_dir() else model)
     return agreement(own, open_tensors(reference.path))
-
-
-def _gains(
-    arms: Sequence[Arm], measured: dict[str, Measurement]
-) -> dict[str, Float[np.ndarray, "p"]]:
-    """Return each arm's accuracy minus the source's, prompt by prompt; empty without a source."""
-    source = next((measured[arm.name].accuracy for arm in arms if arm.kind == "source"), None)
-    if source is None:
-        return {}
-    others = {arm.name: measured[arm.name].accuracy for arm in arms if arm.kind != "source"}
-    return {name: own - source for name, own in others.items() if own is not None}
-
-
-def _arm_scores(
-    arm: Arm,
-    own: Measurement,
-    record: TrainingRecord,
-    recipe: Recipe,
-    *,
-    agreed: dict[str, float] | None,
-    gain: Float[np.ndarray, "p"] | None,
-    full_gain: Float[np.ndarray, "p"] | None,
-) -> ArmScores:
-    options = _bootstrap_options(recipe)
-    comparable = gain is not None and full_gain is not None
-    return ArmScores(
-        name=arm.name,
-        kind=arm.kind,
-        path=arm.path,
-        accuracy=_interval(own.accuracy, options),
-        gain=_interval(gain, options),
-        gain_kept=bootstrap_ratio(gain, full_gain, **options) if comparable else None,
-        kl=_interval(own.kl, options),
-        agreement=agreed,
-        truncated=own.truncated,
-        mean_tokens=own.mean_tokens,
-        density=record.density,
-        lr=record.lr,
-        steps=record.steps,
-        seconds=record.seconds,
-        curve=record.curve,
-        layout=record.layout,
-        per_prompt=[] if own.accuracy is None else own.accuracy.tolist(),
-        examples=own.examples,
-    )
-
-
-def _interval(
-    values: Float[np.ndarray, "p"] | None, options: dict[str, Any]
-) -> Interval | None:
-    return None if values is None else bootstrap_mean(values, **options)
-
-
-def _bootstrap_options(recipe: Recipe) -> dict[str, Any]:
-    settings = recipe.evaluate
-    return {
-        "resamples": settings.resamples,
-        "confidence": settings.confidence,
-        "seed": settings.seed,
-    }
 
 
 def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any]:
@@ -202,7 +127,7 @@ def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any
         "batch_size": recipe.evaluate.batch_size,
         "device": str(shared.teacher.device),
         "dtype": recipe.student.dtype,
-        **_bootstrap_options(recipe),
+        **bootstrap_options(recipe.evaluate),
         "versions": {
             "sparseopd": sparseopd.__version__,
             "python": platform.python_version(),
@@ -212,7 +137,7 @@ def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any
 
 
 def _free() -> None:
-    """Give the last model's memory back before the next one is loaded."""
+    """Give the memory of the arm before back."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

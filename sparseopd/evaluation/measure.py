@@ -1,4 +1,4 @@
-"""Measure one model on the shared prompts: its samples, their grades, its distance to the teacher."""
+"""Measure one model on the shared prompts: samples, their grades, the distance to the teacher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from transformers import PreTrainedModel
 
 from sparseopd.artifacts import Progress
@@ -16,10 +16,13 @@ from sparseopd.errors import SparseOPDError
 from sparseopd.evaluation.divergence import divergence
 from sparseopd.evaluation.encoding import Processor
 from sparseopd.evaluation.sampling import Completion, sample
+from sparseopd.evaluation.statistics import PerPrompt
 from sparseopd.recipe import Evaluate, Rollout
 from sparseopd.tasks import Grader
 
 EXAMPLE_PROMPTS, EXAMPLES_EACH = 4, 2
+
+_CHECK = "check the weights, and whether their dtype is too narrow for them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +44,14 @@ class Measurement:
 
     correct: Bool[np.ndarray, "p s"] | None
     """None without a grader."""
-    kl: Float[np.ndarray, "p"] | None
+    kl: PerPrompt | None
     """Mean KL to the teacher per token, in nats; None for the teacher itself."""
     truncated: float
     mean_tokens: float
     examples: list[dict[str, str]]
 
     @property
-    def accuracy(self) -> Float[np.ndarray, "p"] | None:
+    def accuracy(self) -> PerPrompt | None:
         """Share of right samples of each prompt."""
         return None if self.correct is None else self.correct.mean(axis=1)
 
@@ -90,7 +93,7 @@ def _sample(name: str, model: PreTrainedModel, shared: Shared) -> list[Completio
 
 def _divergence(
     name: str, model: PreTrainedModel, completions: Sequence[Completion], shared: Shared
-) -> Float[np.ndarray, "p"]:
+) -> PerPrompt:
     kl = divergence(
         model,
         shared.teacher,
@@ -101,14 +104,8 @@ def _divergence(
         done=lambda done, total: shared.progress(f"{name}: scoring", done, total),
     )
     if not np.isfinite(kl).all():
-        raise SparseOPDError(
-            f"the KL from {name} to the teacher is not finite on prompt {np.argmin(np.isfinite(kl))}"
-            f": {_CHECK}"
-        )
+        raise SparseOPDError(f"the KL from {name} to the teacher is not finite: {_CHECK}")
     return kl
-
-
-_CHECK = "check its weights, and whether its dtype is too narrow for them"
 
 
 def _grade(completions: Sequence[Completion], shared: Shared) -> Bool[np.ndarray, "p s"] | None:

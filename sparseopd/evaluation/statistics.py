@@ -1,7 +1,7 @@
 """Bootstrap intervals over prompts, paired between arms.
 
-The prompts are the independent units: the samples of one prompt share its difficulty. Every function
-resamples prompts by the same seeded draws, so two arms scored on the same prompts stay paired.
+The prompts are the independent units: the samples of one prompt share its difficulty. Every
+function resamples prompts by the same seeded draws, so arms scored on the same prompts stay paired.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from scipy.stats import bootstrap
 
 from sparseopd.artifacts import Interval
 
-Values = Float[np.ndarray, "p"]
+PerPrompt = Float[np.ndarray, "p"]
 """One figure for each prompt, in the shared order."""
 
 _BATCH_ELEMENTS = 2**22  # resampled values held at once: 32 MiB
 
 
 def bootstrap_mean(
-    values: Values, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    values: PerPrompt, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     """Return the mean over prompts with its percentile bootstrap interval.
 
-    Give differences between two arms, prompt by prompt, for a paired interval. A single prompt shows
-    no spread: its interval is its value.
+    Give differences between two arms, prompt by prompt, for a paired interval. A single prompt
+    shows no spread: its interval is its value.
 
     Args:
         values: (p,) one figure for each prompt.
@@ -41,8 +41,8 @@ def bootstrap_mean(
 
 
 def bootstrap_ratio(
-    numerator: Values,
-    denominator: Values,
+    numerator: PerPrompt,
+    denominator: PerPrompt,
     *,
     resamples: int = 2000,
     confidence: float = 0.95,
@@ -70,7 +70,7 @@ def bootstrap_ratio(
 
 
 def _percentiles(
-    data: tuple[Values, ...], statistic: Any, resamples: int, confidence: float, seed: int
+    data: tuple[PerPrompt, ...], statistic: Any, resamples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
     """Return the ends of the percentile interval; `paired` draws whole prompts, not values."""
     result = bootstrap(

@@ -18,7 +18,9 @@ class Comparison:
     `names` are the tensors whose coordinates may be chosen; `shapes` covers every tensor of the base.
     """
 
-    def __init__(self, base: Tensors, tuned: Tensors | None, scope: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, base: Tensors, tuned: Tensors | None, scope: Sequence[str] | None = None
+    ) -> None:
         self.base, self.tuned = base, tuned
         self.shapes = {name: base.shape(name) for name in base.keys()}
         self.names = [name for name in self.shapes if _in_scope(name, scope)]
@@ -48,7 +50,9 @@ class Comparison:
         theirs = set(tuned.keys())
         for name in self.names:
             if name not in theirs:
-                raise MaskError(f"{tuned.label} lacks {name}, which {self.base.label} has: not a sibling")
+                raise MaskError(
+                    f"{tuned.label} lacks {name}, which {self.base.label} has: not a sibling"
+                )
             if tuned.shape(name) != self.shapes[name]:
                 raise MaskError(
                     f"{name} is {tuple(self.shapes[name])} in {self.base.label} and "

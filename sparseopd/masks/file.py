@@ -22,7 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -45,7 +44,9 @@ def write(path: Path, bitmaps: Mapping[str, Bitmap], provenance: Provenance) -> 
         "tensors": json.dumps(described, sort_keys=True),
         "provenance": json.dumps(asdict(provenance), sort_keys=True),
     }
-    content = _with_sorted_header(save({name: bitmap.bits for name, bitmap in bitmaps.items()}), metadata)
+    content = _with_sorted_header(
+        save({name: bitmap.bits for name, bitmap in bitmaps.items()}), metadata
+    )
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 
@@ -58,7 +59,9 @@ def read(path: Path) -> tuple[dict[str, Bitmap], Provenance]:
         with safe_open(path, framework="np") as content:
             described, provenance = _header(path, content.metadata() or {})
             if set(described) != set(content.keys()):
-                raise MaskFileError(f"{path} is inconsistent: its header and tensors differ in names")
+                raise MaskFileError(
+                    f"{path} is inconsistent: its header and tensors differ in names"
+                )
             bitmaps = {name: _bitmap(path, name, content, described[name]) for name in described}
     except (SafetensorError, OSError) as error:
         raise MaskFileError(f"{path} is not a mask file, or is cut short ({error})") from error
@@ -99,8 +102,14 @@ def _bitmap(path: Path, name: str, content: safe_open, described: Any) -> Bitmap
     for size in shape:
         numel *= size
     stored = content.get_slice(name)
-    if min(shape, default=0) < 0 or stored.get_shape() != [(numel + 7) // 8] or stored.get_dtype() != "U8":
-        raise MaskFileError(f"{path} is inconsistent: {name} does not hold a bitmap of shape {shape}")
+    if (
+        min(shape, default=0) < 0
+        or stored.get_shape() != [(numel + 7) // 8]
+        or stored.get_dtype() != "U8"
+    ):
+        raise MaskFileError(
+            f"{path} is inconsistent: {name} does not hold a bitmap of shape {shape}"
+        )
     bitmap = Bitmap(shape, content.get_tensor(name))
     if _checksum(bitmap) != checksum or bitmap.count != count or _has_spare_bits(bitmap):
         raise MaskFileError(f"{path} is damaged: the bits of {name} do not match their checksum")

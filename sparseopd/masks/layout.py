@@ -30,7 +30,9 @@ def layout(mask: Mask) -> list[dict[str, Any]]:
     rows: dict[tuple[int | None, str], dict[str, Any]] = {}
     for name in mask.names:
         layer, module = place(name)
-        row = rows.setdefault((layer, module), {"layer": layer, "module": module, "count": 0, "numel": 0})
+        row = rows.setdefault(
+            (layer, module), {"layer": layer, "module": module, "count": 0, "numel": 0}
+        )
         row["count"] += mask.count(name)
         row["numel"] += mask.numel(name)
     return list(rows.values())

@@ -29,9 +29,13 @@ class Mask:
         self.provenance = provenance or Provenance()
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], provenance: Provenance | None = None) -> Mask:
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], provenance: Provenance | None = None
+    ) -> Mask:
         """Make a mask from boolean tensors. Raises `MaskError` on any other dtype."""
-        return cls({name: Bitmap.pack(name, tensor) for name, tensor in tensors.items()}, provenance)
+        return cls(
+            {name: Bitmap.pack(name, tensor) for name, tensor in tensors.items()}, provenance
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Mask:
@@ -95,7 +99,9 @@ class Mask:
 
     def __invert__(self) -> Mask:
         flipped = {name: bitmap.invert() for name, bitmap in self._bitmaps.items()}
-        return Mask(flipped, replace(self.provenance, selector=f"not {self.provenance.selector}".strip()))
+        return Mask(
+            flipped, replace(self.provenance, selector=f"not {self.provenance.selector}".strip())
+        )
 
     def jaccard(self, other: Mask) -> float:
         """Return |A∩B| / |A∪B|; 1 for two empty masks."""
@@ -115,8 +121,11 @@ class Mask:
         tensors = open_tensors(source) if isinstance(source, (str, Path, nn.Module)) else source
         self.verify_shapes({name: tensors.shape(name) for name in tensors.keys()}, tensors.label)
         hashes = self.provenance.base_hashes
-        changed = [name for name in self._bitmaps
-                   if name in hashes and not matches_hash(tensors[name], hashes[name])]
+        changed = [
+            name
+            for name in self._bitmaps
+            if name in hashes and not matches_hash(tensors[name], hashes[name])
+        ]
         if changed:
             raise MaskMismatchError(
                 f"the mask was made for other weights than {tensors.label}: {_listing(changed)} "
@@ -147,16 +156,22 @@ class Mask:
             raise MaskError(f"the mask does not cover {name}; it has {_listing(self.names)}")
         return self._bitmaps[name]
 
-    def _combine(self, other: Mask, rule: Callable[[np.ndarray, np.ndarray], np.ndarray], word: str) -> Mask:
+    def _combine(
+        self, other: Mask, rule: Callable[[np.ndarray, np.ndarray], np.ndarray], word: str
+    ) -> Mask:
         different = sorted(self._bitmaps.keys() ^ other._bitmaps.keys()) or [
-            name for name, bitmap in self._bitmaps.items() if bitmap.shape != other._bitmaps[name].shape
+            name
+            for name, bitmap in self._bitmaps.items()
+            if bitmap.shape != other._bitmaps[name].shape
         ]
         if different:
             raise MaskMismatchError(
                 f"the two masks belong to different models: they differ in {_listing(different)}"
             )
-        combined = {name: Bitmap(bitmap.shape, rule(bitmap.bits, other._bitmaps[name].bits))
-                    for name, bitmap in self._bitmaps.items()}
+        combined = {
+            name: Bitmap(bitmap.shape, rule(bitmap.bits, other._bitmaps[name].bits))
+            for name, bitmap in self._bitmaps.items()
+        }
         label = f"({self.provenance.selector}) {word} ({other.provenance.selector})"
         kept = self.provenance if self.provenance.base_hashes else other.provenance
         return Mask(combined, replace(kept, selector=label, settings={}))

@@ -54,20 +54,30 @@ def random_scores(name: str, numel: int, seed: int) -> Tensor:
 
 def _edge_bin(histogram: Tensor, k: int) -> tuple[int, int]:
     """Return the bin that holds the k-th largest score, and how many scores lie above that bin."""
-    above = torch.cat([torch.flip(torch.cumsum(torch.flip(histogram, [0]), 0), [0]), torch.zeros(1, dtype=torch.int64)])
+    above = torch.cat(
+        [
+            torch.flip(torch.cumsum(torch.flip(histogram, [0]), 0), [0]),
+            torch.zeros(1, dtype=torch.int64),
+        ]
+    )
     edge = int(torch.nonzero(above >= k)[-1]) if k else len(histogram)
     edge = min(edge, len(histogram) - 1)
     return edge, int(above[edge + 1])
 
 
 def _take_from_edge(
-    chosen: dict[str, Tensor], tied: list[tuple[str, np.ndarray, np.ndarray]], needed: int, seed: int
+    chosen: dict[str, Tensor],
+    tied: list[tuple[str, np.ndarray, np.ndarray]],
+    needed: int,
+    seed: int,
 ) -> None:
     """Mark the `needed` largest of the edge bin: by score, then by hash."""
     if not tied or needed <= 0:
         return
     values = np.concatenate([value for _, _, value in tied])
-    keys = np.concatenate([_keys(name, where.astype(np.uint64), seed + 1) for name, where, _ in tied])
+    keys = np.concatenate(
+        [_keys(name, where.astype(np.uint64), seed + 1) for name, where, _ in tied]
+    )
     taken = np.zeros(len(values), dtype=bool)
     taken[np.lexsort((keys, -values))[:needed]] = True
     start = 0

@@ -87,13 +87,17 @@ def _settings(
         raise MaskError(f"there is no selector {selector!r}: choose one of {', '.join(SELECTORS)}")
     if selector == "threshold":
         if density is not None or like is not None:
-            raise MaskError("the selector threshold takes a threshold, not a density or another mask")
+            raise MaskError(
+                "the selector threshold takes a threshold, not a density or another mask"
+            )
         return {"threshold": 1e-5 if threshold is None else threshold}
     if threshold is not None:
         raise MaskError(f"the selector {selector} takes a density, not a threshold")
     if like is not None:
         if selector != "random" or density is not None:
-            raise MaskError("another mask's counts are matched by the selector random, without a density")
+            raise MaskError(
+                "another mask's counts are matched by the selector random, without a density"
+            )
         return {"counts": {name: like.count(name) for name in like.names}, "seed": seed}
     density = 0.1 if density is None else density
     if not 0 < density <= 1:

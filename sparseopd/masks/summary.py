@@ -43,6 +43,8 @@ def summarize_update(base: nn.Module, tuned: nn.Module, mask: Mask) -> dict[str,
         "energy_in_mask": kept / energy if energy else 0.0,
         "smallest_kept": None if smallest == float("inf") else smallest,
         "largest_dropped": dropped,
-        "share_at_most": {f"{threshold:g}": count / comparison.numel for threshold, count in below.items()},
+        "share_at_most": {
+            f"{threshold:g}": count / comparison.numel for threshold, count in below.items()
+        },
         "dtype": "float32 masters minus source, summed in float64",
     }

@@ -18,7 +18,9 @@ class CompactParameter:
     def __init__(self, name: str, weight: nn.Parameter, chosen: Tensor) -> None:
         """Args: `chosen`, a bool tensor of the weight's shape with at least one True."""
         if not weight.is_contiguous():
-            raise OptimizerError(f"the weight {name} is not contiguous in memory: call .contiguous() first")
+            raise OptimizerError(
+                f"the weight {name} is not contiguous in memory: call .contiguous() first"
+            )
         if not weight.dtype.is_floating_point:
             raise OptimizerError(
                 f"the weight {name} is {weight.dtype}, which cannot be trained in place: load the model "
@@ -34,7 +36,9 @@ class CompactParameter:
         if dense is None:
             return
         if dense.is_sparse:
-            raise OptimizerError(f"the gradient of {self.name} is sparse: build the embedding with sparse=False")
+            raise OptimizerError(
+                f"the gradient of {self.name} is sparse: build the embedding with sparse=False"
+            )
         gathered = self._masked(dense).float()
         if self.values.grad is None:
             self.values.grad = gathered

@@ -59,7 +59,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._parameters = dict(model.named_parameters())
         self._compact = _compact_parameters(model, mask)
         self._hooks = [
-            compact.weight.register_post_accumulate_grad_hook(lambda _, owner=compact: owner.gather())
+            compact.weight.register_post_accumulate_grad_hook(
+                lambda _, owner=compact: owner.gather()
+            )
             for compact in self._compact.values()
         ]
         self.inner = optimizer([compact.values for compact in self._compact.values()], **settings)
@@ -163,15 +165,23 @@ class MaskedOptimizer(torch.optim.Optimizer):
 def _compact_parameters(model: nn.Module, mask: Mask) -> dict[str, CompactParameter]:
     """Build the k-vectors, and switch gradients off where the mask is empty."""
     parameters = dict(model.named_parameters())
-    shapes = {piece: tensor.shape for name, weight in parameters.items()
-              for piece, tensor in checkpoint_pieces(model, name, torch.empty(weight.shape, device="meta")).items()}
+    shapes = {
+        piece: tensor.shape
+        for name, weight in parameters.items()
+        for piece, tensor in checkpoint_pieces(
+            model, name, torch.empty(weight.shape, device="meta")
+        ).items()
+    }
     mask.verify_shapes(shapes, f"the {type(model).__name__}")
     if not mask.count():
         raise OptimizerError("the mask is empty: nothing would be trained")
     compact = {}
     for name, weight in parameters.items():
         chosen = gather_positions(
-            model, name, weight.shape, lambda piece: mask[piece] if piece in mask and mask.count(piece) else None
+            model,
+            name,
+            weight.shape,
+            lambda piece: mask[piece] if piece in mask and mask.count(piece) else None,
         )
         weight.requires_grad_(bool(chosen.any()))
         if weight.requires_grad:

@@ -47,7 +47,9 @@ def pick_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise PairError(f"the device {name!r} cannot be used here: use cpu, or leave it out") from error
+        raise PairError(
+            f"the device {name!r} cannot be used here: use cpu, or leave it out"
+        ) from error
     return device
 
 

@@ -37,7 +37,9 @@ def checkpoint_pieces(model: nn.Module, name: str, tensor: Tensor) -> dict[str, 
         ) from error
 
 
-def gather_positions(model: nn.Module, name: str, shape: torch.Size, read: Callable[[str], Tensor | None]) -> Tensor:
+def gather_positions(
+    model: nn.Module, name: str, shape: torch.Size, read: Callable[[str], Tensor | None]
+) -> Tensor:
     """Assemble a boolean tensor of the parameter's shape from per-checkpoint-tensor booleans.
 
     `read(checkpoint_name)` returns the boolean tensor in the shape on disk, or None for all-False.

@@ -86,7 +86,10 @@ class ModelTensors:
     def __getitem__(self, name: str) -> Tensor:
         owner = self._owner[name]
         if self._last[0] != owner:  # the pieces of one parameter are asked for one after another
-            self._last = (owner, checkpoint_pieces(self._model, owner, self._parameters[owner].detach()))
+            self._last = (
+                owner,
+                checkpoint_pieces(self._model, owner, self._parameters[owner].detach()),
+            )
         return self._last[1][name]
 
 
@@ -143,4 +146,4 @@ def _shard_of_each(folder: Path) -> dict[str, str]:
         return shards
     if not (folder / SINGLE).is_file():
         raise PairError(f"{folder} has no safetensors weights ({SINGLE} or {INDEX})")
-    return dict.fromkeys(_open_shard(folder / SINGLE).keys(), SINGLE)  # noqa: SIM118
+    return dict.fromkeys(_open_shard(folder / SINGLE).keys(), SINGLE)

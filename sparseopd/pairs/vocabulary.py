@@ -14,7 +14,9 @@ def check_vocabulary(student: Processor, teacher: Processor) -> None:
     Raises `PairError` saying how many tokens differ and naming one.
     """
     ours, theirs = tokenizer_of(student).get_vocab(), tokenizer_of(teacher).get_vocab()
-    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    differing = sorted(
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    )
     if differing:
         token = differing[0]
         raise PairError(

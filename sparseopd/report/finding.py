@@ -45,45 +45,59 @@ def answer(scores: Scores) -> list[str]:
 def _against_full(scores: Scores) -> list[str]:
     chosen = [arm for arm in arms.of(scores, "masked") if arm.gain_kept]
     random = [arm for arm in arms.of(scores, "random") if arm.gain_kept]
+    shown = (chosen[: MOST_CLAUSES - 1] + random)[:MOST_CLAUSES]
     first, *rest = [
         f"{_subject(arm, chosen, random)} kept "
         + words.with_interval(arm.gain_kept, words.kept, " %")
-        for arm in chosen + random
+        for arm in shown
     ]
-    parts = [f"{first} of full OPD's gain", *rest[: MOST_CLAUSES - 1]]
-    sentences = [_sentence("; ".join(parts)), *_left_out(len(rest) + 1 - MOST_CLAUSES)]
+    sentences = [_sentence("; ".join([f"{first} of full OPD's gain", *rest]))]
+    sentences += _left_out(len(chosen) + len(random) - len(shown))
     full = arms.first(scores, "full")
     if full and full.gain:
         sentences.append(_raised("Full OPD", full, arms.first(scores, "source")))
         if full.gain.low <= 0:
             return [*sentences, NO_CLEAR_GAIN]
-    return [*sentences, *_verdict_on_full(chosen), *_verdict_on_choice(chosen, random)]
+    return [*sentences, *_verdicts_on_full(chosen), *_verdict_on_choice(chosen, random)]
 
 
-def _verdict_on_full(chosen: list[ArmScores]) -> list[str]:
-    """Read the first chosen mask's interval against 100 %: the whole of full OPD's gain."""
-    kept = chosen[0].gain_kept if chosen else None
-    if kept is None:
-        return []
+def _verdicts_on_full(chosen: list[ArmScores]) -> list[str]:
+    """Read every chosen mask against full OPD: once where all read the same, else by name."""
+    verdicts = [
+        (arm, _verdict_on_full(arm.gain_kept))
+        for arm in chosen[: MOST_CLAUSES - 1]
+        if arm.gain_kept
+    ]
+    if len({verdict for _, verdict in verdicts}) == 1:
+        return [verdicts[0][1]]
+    return [f"{words.shorten(arm.name, 40)}: {verdict}" for arm, verdict in verdicts]
+
+
+def _verdict_on_full(kept: Interval) -> str:
+    """Read an interval of the gain kept against 100 %: the whole of full OPD's gain."""
     if kept.high <= 0:
-        return ["The mask gained nothing over the source model."]
+        return "The mask gained nothing over the source model."
     if kept.high < 1:
-        return ["That falls short of full OPD: the interval ends below 100 %."]
+        return "That falls short of full OPD: the interval ends below 100 %."
     if kept.low > 1:
-        return ["That is more than full OPD gained: the interval begins above 100 %."]
+        return "That is more than full OPD gained: the interval begins above 100 %."
     if kept.high - kept.low > TOO_WIDE:
-        return ["The interval is too wide to tell keeping the gain from losing much of it."]
-    return ["The interval includes 100 %, so these prompts show no loss against full OPD."]
+        return "The interval is too wide to tell keeping the gain from losing much of it."
+    return "The interval includes 100 %, so these prompts show no loss against full OPD."
 
 
 def _verdict_on_choice(chosen: list[ArmScores], random: list[ArmScores]) -> list[str]:
-    """Read chosen masks against random ones of the same density: does the choice matter?"""
+    """Read chosen masks against random ones of the same density: does the choice matter?
+
+    Both intervals are of the gain kept or, without a full run, of the gain.
+    """
     pairs = [
-        (one.gain_kept, other.gain_kept)
+        (one.gain_kept or one.gain, other.gain_kept or other.gain)
         for one in chosen
         for other in random
-        if one.gain_kept and other.gain_kept and _same_density(one, other)
+        if _same_density(one, other)
     ]
+    pairs = [(one, other) for one, other in pairs if one and other]
     if not chosen:
         return []
     if not pairs:
@@ -96,11 +110,13 @@ def _verdict_on_choice(chosen: list[ArmScores], random: list[ArmScores]) -> list
 
 
 def _without_full(scores: Scores, masked: list[ArmScores]) -> list[str]:
-    chosen, random = arms.of(scores, "masked"), arms.of(scores, "random")
+    chosen = [arm for arm in masked if arms.role(arm) == "masked"]
+    random = [arm for arm in masked if arms.role(arm) == "random"]
     source, full = arms.first(scores, "source"), arms.first(scores, "full")
     shown = masked[:MOST_CLAUSES]
     sentences = [_raised(_subject(arm, chosen, random), arm, source) for arm in shown]
     sentences += _left_out(len(masked) - MOST_CLAUSES)
+    sentences += _verdict_on_choice(chosen, random)
     if full is None:
         return [*sentences, NO_FULL]
     if full.gain is None:
@@ -149,11 +165,7 @@ def _subject(arm: ArmScores, chosen: list[ArmScores], random: list[ArmScores]) -
 def _of_density(arm: ArmScores, same: bool) -> str:
     if same:
         return "of the same density"
-    return (
-        f"of {words.show(arm.density, words.density, ' %')}"
-        if arm.density
-        else "of unknown density"
-    )
+    return "of unknown density" if arm.density is None else f"of {words.density(arm.density)} %"
 
 
 def _raised(subject: str, arm: ArmScores, source: ArmScores | None) -> str:

@@ -22,7 +22,9 @@ from tests.masks.test_mask import drawn
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("masks") / "mask.safetensors"
     mask = drawn(0)
-    Mask({name: mask._bitmaps[name] for name in mask.names}, Provenance(base="b", seed=3)).save(path)
+    Mask({name: mask._bitmaps[name] for name in mask.names}, Provenance(base="b", seed=3)).save(
+        path
+    )
     return path
 
 
@@ -35,8 +37,12 @@ def test_round_trip(written: Path, tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_flipped_bit_is_refused_or_harmless(written: Path, tmp_path: Path, data: st.DataObject) -> None:
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_flipped_bit_is_refused_or_harmless(
+    written: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     content = bytearray(written.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= 1 << data.draw(st.integers(0, 7))
@@ -55,7 +61,9 @@ def test_every_flipped_bit_is_refused_or_harmless(written: Path, tmp_path: Path,
 
 
 @given(st.integers(0, 4000))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_truncated_files_are_refused(written: Path, tmp_path: Path, length: int) -> None:
     content = written.read_bytes()
     path = tmp_path / "cut.safetensors"
@@ -76,11 +84,20 @@ def test_foreign_and_newer_files(tmp_path: Path) -> None:
         Mask.load(path)
 
 
-@pytest.mark.parametrize("shape, count", [([9], 0), ([-1, -8], 0), ([2**62, 4], 0), ([8], 1), (["x"], 0)])
-def test_inconsistent_headers_are_refused_before_reading(tmp_path: Path, shape: list, count: int) -> None:
+@pytest.mark.parametrize(
+    "shape, count", [([9], 0), ([-1, -8], 0), ([2**62, 4], 0), ([8], 1), (["x"], 0)]
+)
+def test_inconsistent_headers_are_refused_before_reading(
+    tmp_path: Path, shape: list, count: int
+) -> None:
     path = tmp_path / "x.safetensors"
     tensors = {"a": {"shape": shape, "count": count, "checksum": "00"}}
-    metadata = {"format": "sparseopd-mask", "version": "1", "tensors": json.dumps(tensors), "provenance": "{}"}
+    metadata = {
+        "format": "sparseopd-mask",
+        "version": "1",
+        "tensors": json.dumps(tensors),
+        "provenance": "{}",
+    }
     save_file({"a": np.zeros(1, np.uint8)}, path, metadata)
     with pytest.raises(MaskFileError, match=r"inconsistent|damaged"):
         Mask.load(path)

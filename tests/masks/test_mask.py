@@ -20,7 +20,9 @@ SHAPES = {"a": (3, 5), "b": (16,), "scalar": (), "empty": (0, 4), "expert": (2, 
 
 def drawn(seed: int) -> Mask:
     generator = torch.Generator().manual_seed(seed)
-    return Mask.from_tensors({name: torch.rand(shape, generator=generator) < 0.4 for name, shape in SHAPES.items()})
+    return Mask.from_tensors(
+        {name: torch.rand(shape, generator=generator) < 0.4 for name, shape in SHAPES.items()}
+    )
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))
@@ -50,7 +52,7 @@ def test_masks_of_different_models_do_not_combine() -> None:
 
 
 def test_only_booleans_make_a_mask() -> None:
-    with pytest.raises(MaskError, match="mask of a must be boolean, not torch.float32"):
+    with pytest.raises(MaskError, match=r"mask of a must be boolean, not torch.float32"):
         Mask.from_tensors({"a": torch.ones(3)})
 
 
@@ -65,11 +67,15 @@ def test_a_mask_knows_its_base(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM)
     mask.verify(qwen3.to(torch.float64))  # a wider dtype holds the same weights
     with pytest.raises(MaskMismatchError, match=r"made for other weights.* and 21 more"):
         mask.verify(moved)
-    with pytest.raises(MaskMismatchError, match="the Qwen3MoeForCausalLM in memory lacks 6 of them"):
+    with pytest.raises(
+        MaskMismatchError, match="the Qwen3MoeForCausalLM in memory lacks 6 of them"
+    ):
         mask.verify(make_moe())
     torch.manual_seed(0)
     smaller = type(qwen3)(type(qwen3.config)(**{**qwen3.config.to_dict(), "vocab_size": 30}))
-    with pytest.raises(MaskMismatchError, match=r"embed_tokens.weight is \(40, 32\) in the mask and \(30, 32\)"):
+    with pytest.raises(
+        MaskMismatchError, match=r"embed_tokens.weight is \(40, 32\) in the mask and \(30, 32\)"
+    ):
         mask.verify(smaller)
 
 
@@ -97,20 +103,25 @@ def test_layout_sums_to_the_mask() -> None:
     assert {row["layer"] for row in rows} == {None, 0, 1}
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("model.layers.3.self_attn.q_proj.weight", (3, "q_proj")),
-    ("model.embed_tokens.weight", (None, "embed_tokens")),
-    ("vision_tower.encoder.layers.1.mlp.fc1.bias", (1, "vision.fc1")),
-    ("model.visual.blocks.7.attn.qkv.weight", (7, "vision.qkv")),
-    ("transformer.h.0.attn.c_attn.weight", (0, "c_attn")),
-    ("model.layers.0.mlp.experts.3.up_proj.weight", (0, "up_proj")),
-    ("weight", (None, "weight")),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("model.layers.3.self_attn.q_proj.weight", (3, "q_proj")),
+        ("model.embed_tokens.weight", (None, "embed_tokens")),
+        ("vision_tower.encoder.layers.1.mlp.fc1.bias", (1, "vision.fc1")),
+        ("model.visual.blocks.7.attn.qkv.weight", (7, "vision.qkv")),
+        ("transformer.h.0.attn.c_attn.weight", (0, "c_attn")),
+        ("model.layers.0.mlp.experts.3.up_proj.weight", (0, "up_proj")),
+        ("weight", (None, "weight")),
+    ],
+)
 def test_place(name: str, expected: tuple[int | None, str]) -> None:
     assert place(name) == expected
 
 
 def test_masks_compare_by_what_they_choose() -> None:
     one = drawn(0)
-    one_elsewhere = Mask.from_tensors({name: one[name] for name in SHAPES}, replace(one.provenance, base="x"))
+    one_elsewhere = Mask.from_tensors(
+        {name: one[name] for name in SHAPES}, replace(one.provenance, base="x")
+    )
     assert one == one_elsewhere and one != drawn(1)

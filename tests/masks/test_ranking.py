@@ -13,12 +13,22 @@ from sparseopd.masks.ranking import random_scores, take_largest
 
 
 def scores_of(values: dict[str, list[float]]) -> dict[str, Tensor]:
-    return {name: torch.tensor(row, dtype=torch.float32).abs().view(torch.int32) for name, row in values.items()}
+    return {
+        name: torch.tensor(row, dtype=torch.float32).abs().view(torch.int32)
+        for name, row in values.items()
+    }
 
 
 @given(
-    rows=st.lists(st.lists(st.sampled_from([0.0, 1e-45, 1e-8, 0.5, 0.5000001, 1.0, 3e38]) | st.floats(0, 4, width=32), max_size=30),
-                  min_size=1, max_size=4),
+    rows=st.lists(
+        st.lists(
+            st.sampled_from([0.0, 1e-45, 1e-8, 0.5, 0.5000001, 1.0, 3e38])
+            | st.floats(0, 4, width=32),
+            max_size=30,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
     data=st.data(),
 )
 @settings(max_examples=200, deadline=None)

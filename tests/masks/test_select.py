@@ -15,11 +15,15 @@ from tests.conftest import make_moe, make_qwen3
 
 def update(base: Qwen3ForCausalLM, tuned: Qwen3ForCausalLM) -> dict[str, torch.Tensor]:
     theirs = dict(tuned.named_parameters())
-    return {name: (theirs[name] - weight).detach().abs() for name, weight in base.named_parameters()}
+    return {
+        name: (theirs[name] - weight).detach().abs() for name, weight in base.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("density", [1e-4, 0.01, 0.1, 0.5, 1.0])
-def test_topk_is_the_brute_force_choice(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM, density: float) -> None:
+def test_topk_is_the_brute_force_choice(
+    qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM, density: float
+) -> None:
     mask = select(qwen3, moved, selector="topk", density=density)
     deltas = update(qwen3, moved)
     flat = torch.cat([deltas[name].reshape(-1) for name in mask.names])
@@ -40,7 +44,9 @@ def test_threshold_is_strict(qwen3: Qwen3ForCausalLM) -> None:
 
 
 def test_random_is_exact_uniform_and_seeded(qwen3: Qwen3ForCausalLM) -> None:
-    one, again, other = (select(qwen3, selector="random", density=0.2, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (
+        select(qwen3, selector="random", density=0.2, seed=seed) for seed in (1, 1, 2)
+    )
     assert one.count() == round(0.2 * one.numel()) and one == again and one != other
     assert one.density("model.embed_tokens.weight") == pytest.approx(0.2, abs=0.05)
 
@@ -52,7 +58,9 @@ def test_random_like_matches_every_tensor(qwen3: Qwen3ForCausalLM, moved: Qwen3F
     assert random.jaccard(mask) < 0.2 and random.provenance.settings["like"] == mask.digest()
 
 
-def test_scope_limits_the_choice_and_the_count(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+def test_scope_limits_the_choice_and_the_count(
+    qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM
+) -> None:
     mask = select(qwen3, moved, density=0.5, scope=["*.mlp.*"])
     inside = [name for name in mask.names if ".mlp." in name]
     assert mask.count() == round(0.5 * sum(mask.numel(name) for name in inside))
@@ -61,7 +69,9 @@ def test_scope_limits_the_choice_and_the_count(qwen3: Qwen3ForCausalLM, moved: Q
         select(qwen3, moved, scope=["nothing"])
 
 
-def test_disk_and_memory_agree(tmp_path: Path, qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+def test_disk_and_memory_agree(
+    tmp_path: Path, qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM
+) -> None:
     qwen3.save_pretrained(tmp_path / "base", max_shard_size="20KB")
     moved.save_pretrained(tmp_path / "tuned")
     assert (tmp_path / "base" / "model.safetensors.index.json").is_file()
@@ -80,7 +90,9 @@ def test_experts_are_masked_under_their_names_on_disk(tmp_path: Path) -> None:
     on_disk.verify(model)
 
 
-def test_an_update_that_is_not_finite_is_named(qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM) -> None:
+def test_an_update_that_is_not_finite_is_named(
+    qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM
+) -> None:
     with torch.no_grad():
         moved.model.norm.weight[3] = float("nan")
     with pytest.raises(MaskError, match=r"update of model\.norm\.weight is not finite"):
@@ -88,17 +100,20 @@ def test_an_update_that_is_not_finite_is_named(qwen3: Qwen3ForCausalLM, moved: Q
 
 
 def test_models_that_are_no_siblings(qwen3: Qwen3ForCausalLM) -> None:
-    with pytest.raises(MaskError, match="lacks model.layers.0.mlp.down_proj.weight"):
+    with pytest.raises(MaskError, match=r"lacks model.layers.0.mlp.down_proj.weight"):
         select(qwen3, make_moe())
 
 
-@pytest.mark.parametrize("settings, sentence", [
-    ({"selector": "best"}, "no selector 'best': choose one of topk, threshold, random"),
-    ({"density": 0.0}, "density is 0.0"),
-    ({"density": 1.5}, "density is 1.5"),
-    ({"threshold": 1e-5}, "takes a density"),
-    ({"selector": "threshold", "density": 0.1}, "takes a threshold"),
-])
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"selector": "best"}, "no selector 'best': choose one of topk, threshold, random"),
+        ({"density": 0.0}, "density is 0.0"),
+        ({"density": 1.5}, "density is 1.5"),
+        ({"threshold": 1e-5}, "takes a density"),
+        ({"selector": "threshold", "density": 0.1}, "takes a threshold"),
+    ],
+)
 def test_settings_that_do_not_fit(qwen3: Qwen3ForCausalLM, settings: dict, sentence: str) -> None:
     with pytest.raises(MaskError, match=sentence):
         select(qwen3, make_qwen3(), **settings)
@@ -113,9 +128,13 @@ def test_summary_of_a_known_update(qwen3: Qwen3ForCausalLM) -> None:
     tuned = make_qwen3()
     with torch.no_grad():
         tuned.model.norm.weight[:2] += torch.tensor([3.0, 4.0])
-    mask = Mask.from_tensors({
-        name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in qwen3.named_parameters()
-    } | {"model.norm.weight": torch.arange(32) == 1})
+    mask = Mask.from_tensors(
+        {
+            name: torch.zeros_like(weight, dtype=torch.bool)
+            for name, weight in qwen3.named_parameters()
+        }
+        | {"model.norm.weight": torch.arange(32) == 1}
+    )
     summary = summarize_update(qwen3, tuned, mask)
     norm = sum(float(weight.double().square().sum()) for weight in qwen3.parameters()) ** 0.5
     assert summary["relative_norm"] == pytest.approx(5 / norm)

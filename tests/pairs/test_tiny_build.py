@@ -52,7 +52,7 @@ def fingerprint(out: Path) -> list[str]:
 
 
 def test_unknown_pairs_are_a_request_error() -> None:
-    with pytest.raises(RequestError, match="tiny-poetry.*tiny-arithmetic"):
+    with pytest.raises(RequestError, match=r"tiny-poetry.*tiny-arithmetic"):
         tiny.folder("tiny-poetry")
 
 

@@ -118,9 +118,7 @@ def test_holding_out(sums: str) -> None:
     assert first.test[:] == again.test[:]
     assert first.test[:] != other.test[:]
     assert first.held_out == len(first.test) == 10
-    assert set(first.train["prompt"]) | set(first.test["prompt"]) == {
-        f"{n}+1=" for n in range(40)
-    }
+    assert set(first.train["prompt"]) | set(first.test["prompt"]) == {f"{n}+1=" for n in range(40)}
     assert not set(first.train["prompt"]) & set(first.test["prompt"])
     answers = [int(answer) for answer in first.train["answer"]]
     assert answers == sorted(answers)  # the file's order

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from sparseopd.pairs.tiny import arithmetic, supervised
-from sparseopd.pairs.tiny.arithmetic import Problem
 from sparseopd.pairs.tiny.architectures import qwen3
+from sparseopd.pairs.tiny.arithmetic import Problem
 from sparseopd.pairs.tiny.vocabulary import character_tokenizer
 
 TRAIN_ROWS, TEST_ROWS = 4096, 512
