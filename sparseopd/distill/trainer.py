@@ -13,7 +13,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import DistillationConfig, DistillationTrainer
+from trl import (  # pyright: ignore[reportPrivateImportUsage]
+    DistillationConfig,
+    DistillationTrainer,
+)
 
 from sparseopd.artifacts import Progress
 from sparseopd.distill.objectives import beta
@@ -36,7 +39,8 @@ class OPDTrainer(DistillationTrainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the model on its final device (called once by `Trainer`)."""
         if self.optimizer is None:
-            self.optimizer = self._build_optimizer(self.model if model is None else model)
+            chosen: Any = self.model if model is None else model
+            self.optimizer = self._build_optimizer(chosen)
         return self.optimizer
 
     def training_step(self, *inputs: Any, **settings: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""From raw measurements to the figures of the report: intervals, gains, the share of a gain kept."""
+"""From raw measurements to the report's figures: intervals, gains, the share of a gain kept."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ class Result:
 def summarize(results: Sequence[Result], settings: Evaluate) -> list[ArmScores]:
     """Return each arm's figures; gains refer to the source, kept gains to the first full run."""
     gains = _gains(results)
-    full = next(
-        (gains.get(result.arm.name) for result in results if result.arm.kind == "full"), None
-    )
+    runs = [result.arm.name for result in results if result.arm.kind == "full"]
+    full = gains.get(runs[0]) if runs else None
     options = bootstrap_options(settings)
     return [_arm_scores(result, gains.get(result.arm.name), full, options) for result in results]
 

@@ -76,7 +76,7 @@ def load_model(model: Model, *, device: str | torch.device | None = None) -> Pre
     try:
         config = AutoConfig.from_pretrained(where, **options)
         kind = AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
-        loaded, info = kind.from_pretrained(
+        loaded, info = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             where, dtype=getattr(torch, model.dtype), output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:

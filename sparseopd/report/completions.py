@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from sparseopd.artifacts import Scores
+from sparseopd.artifacts import ArmScores, Scores
 from sparseopd.report import arms
 
 MOST_PROMPTS = 4
@@ -39,15 +40,13 @@ def exhibits(scores: Scores) -> list[Exhibit]:
     """Return the first few prompts with the first few completions of every arm, long ones cut."""
     found: dict[tuple[str, str], Exhibit] = {}
     for arm in scores.arms:
+        shown: Counter[tuple[str, str]] = Counter()
         for example in arm.examples:
             key = str(example.get("prompt", "")), str(example.get("answer", ""))
             exhibit = found.setdefault(key, Exhibit(cut(key[0]), cut(key[1])))
-            if sum(sample.arm == arm.name for sample in exhibit.samples) < MOST_PER_ARM:
-                text, verdict = (
-                    cut(str(example.get("completion", ""))),
-                    _verdict(example.get("correct")),
-                )
-                exhibit.samples.append(Sample(arm.name, arms.look(arm).color, text, verdict))
+            shown[key] += 1
+            if shown[key] <= MOST_PER_ARM:
+                exhibit.samples.append(_sample(arm, example))
     return list(found.values())[:MOST_PROMPTS]
 
 
@@ -56,6 +55,11 @@ def cut(text: str) -> str:
     if len(text) <= LONGEST:
         return text
     return f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more characters)"
+
+
+def _sample(arm: ArmScores, example: dict[str, str]) -> Sample:
+    text, correct = str(example.get("completion", "")), example.get("correct")
+    return Sample(arm.name, arms.look(arm).color, cut(text), _verdict(correct))
 
 
 def _verdict(correct: object) -> str:

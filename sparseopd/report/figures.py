@@ -27,14 +27,14 @@ _FIGURES = (
     (
         "accuracy",
         "Accuracy on held-out prompts",
-        "Dots are means, bars their intervals. Thin lines: source and teacher.",
+        "Dots are means, bars their intervals. Thin lines mark source and teacher, if evaluated.",
         accuracy,
         ACCURACY.describe,
     ),
     (
         "kl",
         "KL to the teacher, nats per token",
-        "On each arm's own completions; lower is closer. The thin line: source.",
+        "On each arm's own completions; lower is closer. A thin line marks the source, if evaluated.",
         kl_to_teacher,
         KL.describe,
     ),

@@ -13,11 +13,11 @@ from sparseopd.report.columns import Column, filled_columns
 from sparseopd.report.words import MISSING, clean, density, show
 
 SHOWN = {
-    "Trained": "Trained",
+    "Trained": "Trained\n%",
     "lr": "lr",
-    "Accuracy": "Accuracy",
-    "Gain kept": "Gain kept",
-    "KL to teacher": "KL",
+    "Accuracy": "Accuracy\n%",
+    "Gain kept": "Gain kept\n% of full",
+    "KL to teacher": "KL\nnats",
 }
 """Columns of the page that fit a terminal, under the headings they have there."""
 
@@ -29,12 +29,9 @@ def scores_table(scores: Scores) -> Table:
     out. Names are shown as they are: markup and control codes in them do nothing.
     """
     columns = [column for column in filled_columns(scores) if column.title in SHOWN]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    table.add_column("Arm", overflow="fold", min_width=10)
+    table = _bare_table("Arm")
     for column in columns:
-        unit = "% of full" if column.title == "Gain kept" else column.unit
-        heading = Text("\n".join(part for part in (SHOWN[column.title], unit) if part))
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(SHOWN[column.title], justify="right", no_wrap=True)
     for arm in scores.arms:
         table.add_row(Text(clean(arm.name)), *(_figure(column, arm) for column in columns))
     return table
@@ -45,8 +42,7 @@ def mask_table(rows: list[dict[str, Any]]) -> Table:
 
     Layers are summed up as their thinnest and densest, so that sixty of them fit a screen.
     """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    table.add_column("Module", overflow="fold", min_width=10)
+    table = _bare_table("Module")
     for heading in ("Layers", "Weights", "In mask", "%", "thinnest", "densest"):
         table.add_column(heading, justify="right", no_wrap=True)
     for module in dict.fromkeys(row["module"] for row in rows):
@@ -54,6 +50,13 @@ def mask_table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(Text(clean(module)), *_module(same))
     table.add_section()
     table.add_row("all", *_module(rows))
+    return table
+
+
+def _bare_table(names: str) -> Table:
+    """Make a table whose first column wraps, so that the others need not."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(names, overflow="fold", min_width=10)
     return table
 
 

@@ -58,7 +58,7 @@ def points(share: float) -> str:
 def kept(ratio: float) -> str:
     """97 for 0.971; ratios of tiny gains run away, so they end at ±999."""
     if abs(ratio) >= 9.995:
-        return "> 999" if ratio > 0 else "< −999"
+        return ">999" if ratio > 0 else "<−999"
     return _number(100 * ratio, ".0f")
 
 

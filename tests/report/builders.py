@@ -75,7 +75,14 @@ def pair(vision: int = 0, layers: int = 3, name: str = "tiny arithmetic") -> Sco
         )
 
     return scores(
-        arm("source", "source", 0.612, kl=interval(0.231, 0.01), examples=examples("57"), truncated=0.011),
+        arm(
+            "source",
+            "source",
+            0.612,
+            kl=interval(0.231, 0.01),
+            examples=examples("57"),
+            truncated=0.011,
+        ),
         arm("teacher", "teacher", 0.979, kl=Interval(0.0, 0.0, 0.0), examples=examples("579")),
         arm(
             "full",
@@ -90,10 +97,26 @@ def pair(vision: int = 0, layers: int = 3, name: str = "tiny arithmetic") -> Sco
             curve=curve(0.2, 0.018),
             examples=examples("579"),
         ),
-        masked("masked", 0.951, Interval(0.97, 0.91, 1.03), 1.0, kl=interval(0.0263, 0.003), seconds=16.4,
-               curve=curve(0.2, 0.024), examples=examples("579")),
-        masked("random", 0.86, Interval(0.71, 0.64, 0.78), 0.0, kl=interval(0.0513, 0.004), seconds=16.9,
-               curve=curve(0.2, 0.045), examples=examples("578")),
+        masked(
+            "masked",
+            0.951,
+            Interval(0.97, 0.91, 1.03),
+            1.0,
+            kl=interval(0.0263, 0.003),
+            seconds=16.4,
+            curve=curve(0.2, 0.024),
+            examples=examples("579"),
+        ),
+        masked(
+            "random",
+            0.86,
+            Interval(0.71, 0.64, 0.78),
+            0.0,
+            kl=interval(0.0513, 0.004),
+            seconds=16.9,
+            curve=curve(0.2, 0.045),
+            examples=examples("578"),
+        ),
         name=name,
         temperature=1.0,
         max_new_tokens=6,
@@ -107,6 +130,11 @@ def pair(vision: int = 0, layers: int = 3, name: str = "tiny arithmetic") -> Sco
 def examples(completion: str) -> list[dict[str, str]]:
     """Two graded completions."""
     return [
-        {"prompt": "123+456=", "completion": completion, "answer": "579", "correct": str(completion == "579")},
+        {
+            "prompt": "123+456=",
+            "completion": completion,
+            "answer": "579",
+            "correct": str(completion == "579"),
+        },
         {"prompt": "900-321=", "completion": "579", "answer": "579", "correct": "True"},
     ]

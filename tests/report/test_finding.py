@@ -10,7 +10,9 @@ from sparseopd.report.words import MISSING, density, kept, points, rate, scienti
 from tests.report.builders import arm, interval, pair, scores
 
 
-def against_full(chosen: Interval, *random: Interval, gain: float = 0.348, density: float = 0.1) -> str:
+def against_full(
+    chosen: Interval, *random: Interval, gain: float = 0.348, density: float = 0.1
+) -> str:
     """The answer on a full run, one chosen mask of 10 % and random masks."""
     arms = [
         arm("source", "source", 0.612),
@@ -30,7 +32,10 @@ def test_lead_is_the_sentence_people_want() -> None:
         "Training 10 % of the coordinates kept 97 % [91, 103] of full OPD's gain; "
         "a random mask of the same density kept 71 % [64, 78]."
     )
-    assert "Full OPD raised accuracy from 61.2 % to 96.0 % (+34.8 points [+32.8, +36.8])." in answer(pair())
+    assert (
+        "Full OPD raised accuracy from 61.2 % to 96.0 % (+34.8 points [+32.8, +36.8])."
+        in answer(pair())
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,13 @@ def test_verdict_on_full(chosen: Interval, verdict: str) -> None:
     ],
 )
 def test_verdict_on_the_choice(random: list[Interval], verdict: str) -> None:
-    phrases = ("beat random ones:", "two intervals overlap", "Random coordinates beat", "Some intervals", "No random")
+    phrases = (
+        "beat random ones:",
+        "two intervals overlap",
+        "Random coordinates beat",
+        "Some intervals",
+        "No random",
+    )
     text = against_full(Interval(0.97, 0.91, 1.03), *random)
     assert verdict in text and sum(phrase in text for phrase in phrases) == 1
 
@@ -83,7 +94,9 @@ def test_full_without_a_clear_gain_and_no_share_computed() -> None:
     ]
     text = " ".join(answer(scores(*arms)))
     assert "raised accuracy from 60.0 % to 70.0 % (+10.0 points [+8.0, +12.0])" in text
-    assert "Full OPD changed accuracy by no clear amount" in text and "not clearly above zero" in text
+    assert (
+        "Full OPD changed accuracy by no clear amount" in text and "not clearly above zero" in text
+    )
 
 
 def test_without_a_full_run() -> None:
@@ -93,13 +106,18 @@ def test_without_a_full_run() -> None:
         arm("random", "masked", 0.5, gain=interval(-0.1), density=0.1),
     ]
     text = " ".join(answer(scores(*arms)))
-    assert text.startswith("Training 10 % of the coordinates raised accuracy from 60.0 % to 90.0 % (+30.0")
+    assert text.startswith(
+        "Training 10 % of the coordinates raised accuracy from 60.0 % to 90.0 % (+30.0"
+    )
     assert "A random mask of the same density lowered accuracy" in text
     assert "no full run to compare with" in text and "chosen coordinates beat random" in text
 
 
 def test_without_a_grader_says_so_and_gives_kl() -> None:
-    arms = [arm("source", "source", kl=interval(0.5)), arm("m", "masked", kl=interval(0.1), density=0.1)]
+    arms = [
+        arm("source", "source", kl=interval(0.5)),
+        arm("m", "masked", kl=interval(0.1), density=0.1),
+    ]
     text = " ".join(answer(scores(*arms)))
     assert "source 0.5 [0.48, 0.52]; m 0.1 [0.08, 0.12]" in text and "No grader applies" in text
     assert "not measured either" in " ".join(answer(scores(arm("m", "masked"))))
@@ -129,18 +147,40 @@ def test_a_crowd_of_masks_is_cut_but_keeps_a_control() -> None:
     crowd = [masked(f"m{index}", Interval(0.9, 0.85, 0.95), 0.1) for index in range(9)]
     crowd += [masked("random", Interval(0.5, 0.4, 0.6), 0.1)]
     text = answer(Scores(name="n", settings={}, arms=[arm("full", "full", 0.9), *crowd]))
-    assert text[0].count(" kept ") == 4 and "(random)" in text[0] and "The table holds 6 more." in text
+    assert (
+        text[0].count(" kept ") == 4 and "(random)" in text[0] and "The table holds 6 more." in text
+    )
 
 
 def test_figures_as_words() -> None:
-    assert [density(value) for value in (0.1, 0.0025, 1.0, 0.09974)] == ["10", "0.25", "100", "9.97"]
-    assert [points(value) for value in (0.348, -0.01, 0.0, -0.0001)] == ["+34.8", "−1.0", "0.0", "0.0"]
-    assert [kept(value) for value in (0.971, -0.12, 57.0, -57.0)] == ["97", "−12", "> 999", "< −999"]
-    assert [rate(value) for value in (3e-4, 1.5e-5, 1e-6, 0.05)] == ["3e-4", "1.5e-5", "1e-6", "0.05"]
+    assert [density(value) for value in (0.1, 0.0025, 1.0, 0.09974)] == [
+        "10",
+        "0.25",
+        "100",
+        "9.97",
+    ]
+    assert [points(value) for value in (0.348, -0.01, 0.0, -0.0001)] == [
+        "+34.8",
+        "−1.0",
+        "0.0",
+        "0.0",
+    ]
+    assert [kept(value) for value in (0.971, -0.12, 57.0, -57.0)] == ["97", "−12", ">999", "<−999"]
+    assert [rate(value) for value in (3e-4, 1.5e-5, 1e-6, 0.05)] == [
+        "3e-4",
+        "1.5e-5",
+        "1e-6",
+        "0.05",
+    ]
     assert [scientific(value) for value in (0.0, 0.02634, 1.2e-5)] == ["0", "0.0263", "1.2e-5"]
     assert show(None, kept) == show(float("nan"), kept) == MISSING
 
 
 def test_shortened_names_keep_both_ends() -> None:
     short = shorten("masked/a-long-name\nwith seed 12", 20)
-    assert len(short) == 20 and short.startswith("masked/") and short.endswith("seed 12") and "…" in short
+    assert (
+        len(short) == 20
+        and short.startswith("masked/")
+        and short.endswith("seed 12")
+        and "…" in short
+    )

@@ -16,8 +16,10 @@ PATCH = 2
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 
 
-def qwen3(tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int) -> Qwen3Config:
-    """Describe a tiny Qwen3 with tied embeddings for `tokenizer`'s vocabulary."""
+def qwen3(
+    tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, spread: float
+) -> Qwen3Config:
+    """Describe a tiny Qwen3 with tied embeddings; weights start with standard deviation `spread`."""
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -27,11 +29,11 @@ def qwen3(tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int) -> Qwe
         num_key_value_heads=2,
         head_dim=width // 4,
         max_position_embeddings=256,
-        initializer_range=0.06,  # the usual 0.02 is meant for widths in the thousands
+        initializer_range=spread,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+        pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -48,12 +50,12 @@ def llava(
         image_size=SIDE,
         patch_size=PATCH,
     )
-    text = qwen3(tokenizer, width=width, layers=layers)
+    text = qwen3(tokenizer, width=width, layers=layers, spread=0.02)
     text.tie_word_embeddings = False
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),  # pyright: ignore
         image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

@@ -36,8 +36,8 @@ class Lesson:
 
 
 def build_noisy(out: Path, seed: int, scale: float) -> None:
-    """Write `tiny-arithmetic`: a student taught wrong answers, and a larger, well-taught teacher."""
-    tokenizer, test = character_tokenizer(), write_rows(out)
+    """Write `tiny-arithmetic`: a student taught wrong answers, and a larger teacher."""
+    tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.5)
     student = _model(tokenizer, seed, width=96, layers=3)
     noisy = Lesson(steps=1800, batch=32, peak_lr=2e-3, wrong=0.32, wrong_from=0.7)
     teach(student, tokenizer, noisy, seed=seed, scale=scale, held_out=test)
@@ -49,21 +49,28 @@ def build_noisy(out: Path, seed: int, scale: float) -> None:
 
 
 def build_sibling(out: Path, seed: int, scale: float) -> None:
-    """Write `tiny-arithmetic-sibling`: a student that can hardly borrow, then taught on."""
-    tokenizer, test = character_tokenizer(), write_rows(out)
+    """Write `tiny-arithmetic-sibling`: a student that can hardly borrow, and itself taught on.
+
+    One difference with a borrow in eighty is enough for a guess that the teacher can correct. With
+    none, the student is certain of its wrong digits, and reverse KL on its own samples moves little.
+    """
+    tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.7)
     model = _model(tokenizer, seed, width=96, layers=3)
-    partial = Lesson(steps=1800, batch=32, peak_lr=2e-3, borrows=0.1)
+    partial = Lesson(steps=1800, batch=32, peak_lr=2e-3, borrows=0.0125)
     teach(model, tokenizer, partial, seed=seed, scale=scale, held_out=test)
     supervised.save(model, tokenizer, out / "student")
     model = Qwen3ForCausalLM.from_pretrained(out / "student", dtype=torch.float32)
-    whole = Lesson(steps=1200, batch=32, peak_lr=1e-3)
+    whole = Lesson(steps=1500, batch=32, peak_lr=1e-3, simple=0.3)
     teach(model, tokenizer, whole, seed=seed + 1, scale=scale, held_out=test)
     supervised.save(model, tokenizer, out / "teacher")
 
 
-def write_rows(out: Path) -> frozenset[Problem]:
-    """Write `train.jsonl` and `test.jsonl`, disjoint, and return the test problems."""
-    source = arithmetic.problems(random.Random(DATA_SEED))
+def write_rows(out: Path, *, subtraction: float) -> frozenset[Problem]:
+    """Write `train.jsonl` and `test.jsonl`, disjoint, and return the test problems.
+
+    The given share of the prompts are differences.
+    """
+    source = arithmetic.problems(random.Random(DATA_SEED), subtraction=subtraction)
     found = arithmetic.distinct(source, TEST_ROWS + TRAIN_ROWS)
     _write_jsonl(out / "test.jsonl", found[:TEST_ROWS])
     _write_jsonl(out / "train.jsonl", found[TEST_ROWS:])
@@ -93,9 +100,7 @@ def teach(
     supervised.fit(model, batch, steps=steps, peak_lr=lesson.peak_lr)
 
 
-def _course(
-    lesson: Lesson, rng: random.Random, held_out: frozenset[Problem]
-) -> Iterator[Problem]:
+def _course(lesson: Lesson, rng: random.Random, held_out: frozenset[Problem]) -> Iterator[Problem]:
     """Draw the problems of a lesson."""
     for problem in arithmetic.problems(rng):
         if rng.random() < lesson.simple:
@@ -117,7 +122,8 @@ def _model(
 ) -> Qwen3ForCausalLM:
     """Make an untrained fp32 model from a seed."""
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(qwen3(tokenizer, width=width, layers=layers))
+    # The usual spread of 0.02 suits widths in the thousands, not a hundred.
+    return Qwen3ForCausalLM(qwen3(tokenizer, width=width, layers=layers, spread=0.06))
 
 
 def _write_jsonl(path: Path, rows: Sequence[Problem]) -> None:

@@ -69,7 +69,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def pixel_values(pixels: NDArray[np.uint8]) -> Tensor:
-    """Turn scans [count, 8, 8] into what the bundled image processor makes: [count, 3, 8, 8], ±1."""
+    """Normalise scans [count, 8, 8] as the bundled image processor does: [count, 3, 8, 8], ±1."""
     grey = torch.from_numpy(pixels).float().div(127.5).sub(1.0)
     return grey[:, None].expand(-1, 3, -1, -1)
 
@@ -82,6 +82,6 @@ def augment(values: Tensor, generator: torch.Generator) -> Tensor:
     shift = 2 / SIDE  # one pixel in grid_sample's units
     matrix = torch.stack([cos, -sin, right * shift, sin, cos, down * shift], dim=1).view(-1, 2, 3)
     grid = torch.nn.functional.affine_grid(matrix, list(values.shape), align_corners=False)
-    # The scans are -1 where there is no ink, and grid_sample fills with zero: shift before and after.
+    # No ink is -1, while grid_sample fills with zero: shift before and after.
     moved = torch.nn.functional.grid_sample(values + 1, grid, align_corners=False)
     return moved - 1

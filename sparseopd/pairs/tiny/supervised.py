@@ -52,13 +52,15 @@ def encode(
     ended = [answer + str(tokenizer.eos_token) for answer in answers]
     answer_ids: list[list[int]] = tokenizer(ended)["input_ids"]  # pyright: ignore
     longest = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
-    input_ids = torch.full((len(prompts), longest), int(tokenizer.pad_token_id))
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    input_ids = torch.full((len(prompts), longest), pad)
     labels = torch.full((len(prompts), longest), IGNORED)
     for row, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         start, stop = len(prompt), len(prompt) + len(answer)
         input_ids[row, :stop] = torch.tensor(prompt + answer)
         labels[row, start:stop] = torch.tensor(answer)
-    attention_mask = (input_ids != int(tokenizer.pad_token_id)).long()
+    attention_mask = (input_ids != pad).long()
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN, IMAGE = "<|pad|>", "<|end|>", "<|unknown|>", "<image>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-CHARACTERS = (*tuple(chr(code) for code in range(32, 127)), "\n")
+CHARACTERS = (*(chr(code) for code in range(32, 127)), "\n")
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}

@@ -1,0 +1,117 @@
+"""Tiny random models with a character tokenizer, and run folders around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from sparseopd import recipe as recipes
+from sparseopd.artifacts import RunDir, RunFacts
+from sparseopd.pairs.tiny.vocabulary import character_tokenizer
+from sparseopd.recipe import Recipe
+
+MakeModel = Callable[..., Qwen3ForCausalLM]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return character_tokenizer()
+
+
+@pytest.fixture
+def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
+    """Make a random Qwen3 whose next-token distributions are far from uniform."""
+
+    def make(seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausalLM:
+        config = Qwen3Config(
+            vocab_size=vocab_size or len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            initializer_range=0.15,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return Qwen3ForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture
+def prompts() -> Dataset:
+    """Six chat prompts of different lengths."""
+    texts = ["1+1=", "what is 12+30?", "a", "hello there, friend", "9-3=", "xyz"]
+    rows = [{"prompt": [{"role": "user", "content": text}], "answer": "2"} for text in texts]
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def recipe(
+    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: Any
+) -> Recipe:
+    """A recipe of two random models, eight prompts, and a grader that random text passes at times."""
+    for name, seed in (("student", 0), ("teacher", 9)):
+        make_model(seed).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [{"prompt": f"{n}+{n * n}=", "answer": str(2 * n)} for n in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "chance.py").write_text(
+        "def grade(completion, answer):\n    return (sum(map(ord, completion)) + int(answer)) % 3 > 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return recipes.build(
+        {
+            "name": "tiny",
+            "student": str(tmp_path / "student"),
+            "teacher": str(tmp_path / "teacher"),
+            "data": {
+                "train": str(tmp_path / "prompts.jsonl"),
+                "test": str(tmp_path / "prompts.jsonl"),
+                "grader": "chance:grade",
+            },
+            "rollout": {"max_new_tokens": 12},
+            "evaluate": {"prompts": 6, "samples": 3, "batch_size": 7, "resamples": 200},
+            "device": "cpu",
+        }
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., RunDir]:
+    """Write a finished run's folder; without a model it leaves no checkpoint."""
+
+    def make(name: str, kind: str, model: Any = None, mask: dict[str, Any] | None = None) -> RunDir:
+        run = RunDir(tmp_path / name)
+        run.path.mkdir()
+        run.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
+        if model is not None:
+            model.save_pretrained(run.checkpoint)
+            tokenizer.save_pretrained(run.checkpoint)
+        facts = RunFacts(
+            kind=kind,
+            name=name,
+            student="s",
+            teacher="t",
+            steps=2,
+            lr=1e-3,
+            seed=0,
+            seconds=1.5,
+            mask=mask,
+        )
+        run.write_facts(facts)
+        return run
+
+    return make
