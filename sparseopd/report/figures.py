@@ -34,7 +34,7 @@ _FIGURES = (
     (
         "kl",
         "KL to the teacher, nats per token",
-        "On each arm's own completions; lower is closer. A thin line marks the source, if evaluated.",
+        "On each arm's own completions; lower is closer. A thin line marks the source.",
         kl_to_teacher,
         KL.describe,
     ),

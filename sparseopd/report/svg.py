@@ -28,7 +28,7 @@ INK = "#0a0b0c"
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: selectable, small, in the page's font
-    "text.parse_math": True,  # a name may hold dollar signs
+    "text.parse_math": False,  # a name may hold dollar signs
     "text.usetex": False,
     "font.size": 9.5,
     "axes.titlesize": 9,

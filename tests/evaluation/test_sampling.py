@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
-from trl import DistillationTrainer
+from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.distillation_trainer import DistillationTrainer
 
 from sparseopd.errors import DataError
 from sparseopd.evaluation.encoding import encode
@@ -131,10 +132,9 @@ def test_images_need_a_processor(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_vision_prompts_are_encoded_as_in_training() -> None:
     processor = load_processor(Model(path="bundled:tiny-digits/student"))
     data = Data(train="bundled:tiny-digits/test.parquet", holdout=4)
-    rows = list(load_prompts(data, chat=True, seed=0).test.select(range(4)))
+    test = load_prompts(data, chat=True, seed=0).test
+    rows: list[Any] = [test[place] for place in range(4)]
     encoded = encode(processor, rows)
-    from trl.data_utils import prepare_multimodal_messages
-
     messages = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
     assert unpadded(encoded) == trl_prompt_ids(processor, messages, vision=True)
     assert len(encoded["pixel_values"]) == 4

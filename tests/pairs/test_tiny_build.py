@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_the_build_writes_a_loadable_pair_and_repeats_its_bytes(name: str, tmp_p
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-    loader = AutoModelForImageTextToText if name == "tiny-digits" else AutoModelForCausalLM
+    loader: Any = AutoModelForImageTextToText if name == "tiny-digits" else AutoModelForCausalLM
     first = build(name, tmp_path / "first")
     for role in ("student", "teacher"):
         assert {file.name for file in (first / role).iterdir()} >= MODEL_FILES

@@ -57,7 +57,7 @@ def _row(layer: int | None, module: str, density: float, numel: int = 16384) -> 
 
 
 def pair(vision: int = 0, layers: int = 3, name: str = "tiny arithmetic") -> Scores:
-    """A whole evaluation: source, teacher, full, chosen and random mask, with everything measured."""
+    """A whole evaluation: source, teacher, full, chosen and random mask, all of it measured."""
 
     def masked(title: str, accuracy: float, kept: Interval, tilt: float, **more: Any) -> ArmScores:
         return arm(

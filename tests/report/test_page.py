@@ -1,4 +1,4 @@
-"""The page stands alone, escapes everything, repeats to the byte, and renders whatever is missing."""
+"""The page stands alone, escapes everything, repeats to the byte, and bears missing pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from sparseopd.report.page import render
 from tests.report.builders import arm, curve, interval, pair, scores
 from tests.report.reading import Page
 
-HOSTILE = "<script>alert(1)</script></svg></pre>\"'{{ 7*7 }}{% if %} $x_1$ &lt; --> ]]> 漢\x1b[31m\x00\ud800"
+HOSTILE = (
+    "<script>alert(1)</script></svg></pre>\"'{{ 7*7 }}{% if %} $x_1$ &lt; --> ]]> 漢"
+    "\x1b[31m\x00\ud800"
+)
 VISIBLE = HOSTILE.replace("\x1b", "\ufffd").replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
 
 
@@ -106,8 +109,11 @@ def test_same_bytes_in_another_process_with_another_matplotlibrc(tmp_path: Path)
     )
     pair().save(tmp_path / "scores.json")
     program = (
-        "from pathlib import Path; from sparseopd.artifacts import Scores; from sparseopd.report import *\n"
-        "write_report([Scores.load(Path('scores.json'))], Path('r.html'), title='a title', command='sparseopd demo')"
+        "from pathlib import Path\n"
+        "from sparseopd.artifacts import Scores\n"
+        "from sparseopd.report import write_report\n"
+        "scores = Scores.load(Path('scores.json'))\n"
+        "write_report([scores], Path('r.html'), title='a title', command='sparseopd demo')"
     )
     environment = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
