@@ -13,10 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import (  # pyright: ignore[reportPrivateImportUsage]
-    DistillationConfig,
-    DistillationTrainer,
-)
+from trl.trainer.distillation_config import DistillationConfig
+from trl.trainer.distillation_trainer import DistillationTrainer
 
 from sparseopd.artifacts import Progress
 from sparseopd.distill.objectives import beta

@@ -14,40 +14,94 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir, RunFacts
-from sparseopd.pairs.tiny.vocabulary import character_tokenizer
+from sparseopd.pairs.tiny.vocabulary import END, PAD, character_tokenizer
 from sparseopd.recipe import Recipe
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
+TOKENIZER = character_tokenizer()
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return character_tokenizer()
+def random_model(seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausalLM:
+    """A random Qwen3 whose next-token distributions are far from uniform."""
+    config = Qwen3Config(
+        vocab_size=vocab_size or len(TOKENIZER),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.15,
+        eos_token_id=TOKENIZER.convert_tokens_to_ids(END),
+        pad_token_id=TOKENIZER.convert_tokens_to_ids(PAD),
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).eval()
+
+
+def write_recipe(folder: Path) -> Recipe:
+    """Two random models, eight prompts, and a grader that random text passes at times.
+
+    The grader is found once `folder` is on the import path.
+    """
+    for name, seed in (("student", 0), ("teacher", 9)):
+        random_model(seed).save_pretrained(folder / name)
+        TOKENIZER.save_pretrained(folder / name)
+    rows = [{"prompt": f"{n}+{n * n}=", "answer": str(2 * n)} for n in range(8)]
+    (folder / "prompts.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "chance.py").write_text(
+        "def grade(completion, answer):\n"
+        "    return (sum(map(ord, completion)) + int(answer)) % 3 > 0\n"
+    )
+    prompts = str(folder / "prompts.jsonl")
+    return recipes.build(
+        {
+            "name": "tiny",
+            "student": str(folder / "student"),
+            "teacher": str(folder / "teacher"),
+            "data": {"train": prompts, "test": prompts, "grader": "chance:grade"},
+            "rollout": {"max_new_tokens": 12},
+            "evaluate": {"prompts": 6, "samples": 3, "batch_size": 7, "resamples": 200},
+            "device": "cpu",
+        }
+    )
+
+
+def write_run(
+    folder: Path, kind: str, model: Any = None, mask: dict[str, Any] | None = None
+) -> RunDir:
+    """A finished run's folder; without a model it holds no checkpoint."""
+    run = RunDir(folder)
+    run.path.mkdir()
+    run.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
+    if model is not None:
+        model.save_pretrained(run.checkpoint)
+        TOKENIZER.save_pretrained(run.checkpoint)
+    facts = RunFacts(
+        kind=kind,
+        name=folder.name,
+        student="s",
+        teacher="t",
+        steps=2,
+        lr=1e-3,
+        seed=0,
+        seconds=1.5,
+        mask=mask,
+    )
+    run.write_facts(facts)
+    return run
 
 
 @pytest.fixture
-def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
-    """Make a random Qwen3 whose next-token distributions are far from uniform."""
+def tokenizer() -> PreTrainedTokenizerFast:
+    return TOKENIZER
 
-    def make(seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausalLM:
-        config = Qwen3Config(
-            vocab_size=vocab_size or len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            initializer_range=0.15,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return Qwen3ForCausalLM(config).eval()
 
-    return make
+@pytest.fixture
+def make_model() -> MakeModel:
+    return random_model
 
 
 @pytest.fixture
@@ -59,59 +113,11 @@ def prompts() -> Dataset:
 
 
 @pytest.fixture
-def recipe(
-    tmp_path: Path, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: Any
-) -> Recipe:
-    """A recipe of two random models, eight prompts, and a grader that random text passes at times."""
-    for name, seed in (("student", 0), ("teacher", 9)):
-        make_model(seed).save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    rows = [{"prompt": f"{n}+{n * n}=", "answer": str(2 * n)} for n in range(8)]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (tmp_path / "chance.py").write_text(
-        "def grade(completion, answer):\n    return (sum(map(ord, completion)) + int(answer)) % 3 > 0\n"
-    )
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.syspath_prepend(tmp_path)
-    return recipes.build(
-        {
-            "name": "tiny",
-            "student": str(tmp_path / "student"),
-            "teacher": str(tmp_path / "teacher"),
-            "data": {
-                "train": str(tmp_path / "prompts.jsonl"),
-                "test": str(tmp_path / "prompts.jsonl"),
-                "grader": "chance:grade",
-            },
-            "rollout": {"max_new_tokens": 12},
-            "evaluate": {"prompts": 6, "samples": 3, "batch_size": 7, "resamples": 200},
-            "device": "cpu",
-        }
-    )
+    return write_recipe(tmp_path)
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., RunDir]:
-    """Write a finished run's folder; without a model it leaves no checkpoint."""
-
-    def make(name: str, kind: str, model: Any = None, mask: dict[str, Any] | None = None) -> RunDir:
-        run = RunDir(tmp_path / name)
-        run.path.mkdir()
-        run.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
-        if model is not None:
-            model.save_pretrained(run.checkpoint)
-            tokenizer.save_pretrained(run.checkpoint)
-        facts = RunFacts(
-            kind=kind,
-            name=name,
-            student="s",
-            teacher="t",
-            steps=2,
-            lr=1e-3,
-            seed=0,
-            seconds=1.5,
-            mask=mask,
-        )
-        run.write_facts(facts)
-        return run
-
-    return make
+def make_run(tmp_path: Path) -> Callable[..., RunDir]:
+    return lambda name, *details, **more: write_run(tmp_path / name, *details, **more)

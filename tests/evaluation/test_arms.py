@@ -11,6 +11,8 @@ from sparseopd.evaluation.arms import model_of, training_record
 from sparseopd.masks import Mask
 from sparseopd.recipe import Model
 
+MASK = {"file": "mask.safetensors", "density": 0.25}
+
 
 def names(arms: list[Arm]) -> list[str]:
     return [arm.name for arm in arms]
@@ -66,7 +68,7 @@ def test_what_cannot_be_an_arm(recipe, make_run, tmp_path) -> None:
 
 
 def test_the_record_of_a_masked_run(recipe, make_run, make_model) -> None:
-    run = make_run("sparse", "masked", make_model(), mask={"file": run_mask, "density": 0.25})
+    run = make_run("sparse", "masked", make_model(), mask=MASK)
     weight = "model.layers.1.self_attn.q_proj.weight"
     bits = torch.zeros(32, 32, dtype=torch.bool)
     bits[0] = True
@@ -78,11 +80,8 @@ def test_the_record_of_a_masked_run(recipe, make_run, make_model) -> None:
     assert record.layout == [{"layer": 1, "module": "q_proj", "count": 32, "numel": 1024}]
 
 
-run_mask = "mask.safetensors"
-
-
 def test_a_damaged_mask_is_told(recipe, make_run, make_model) -> None:
-    run = make_run("sparse", "masked", make_model(), mask={"file": run_mask, "density": 0.25})
+    run = make_run("sparse", "masked", make_model(), mask=MASK)
     run.mask.write_bytes(b"no mask")
     (arm,) = arms_for([run], recipe, source=False, teacher=False)
     with pytest.raises(MaskFileError):

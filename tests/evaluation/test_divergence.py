@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
@@ -81,8 +81,6 @@ def test_more_padding_does_not_matter(make_model, tokenizer, prompts) -> None:
     completions = draw(student, tokenizer, prompts)
     expected = divergence(student, teacher, tokenizer, prompts, completions, batch_size=50)
     long = Dataset.from_list([{"prompt": [{"role": "user", "content": "z" * 60}], "answer": ""}])
-    from datasets import concatenate_datasets
-
     longer = concatenate_datasets([prompts, long])
     more = [*completions, Completion(6, torch.full((40,), 9), "", True)]
     found = divergence(student, teacher, tokenizer, longer, more, batch_size=50)

@@ -3,81 +3,125 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sparseopd.artifacts import Interval, Scores
+from sparseopd.artifacts import Interval, RunDir, Scores
 from sparseopd.errors import DataError, PairError, RequestError, SparseOPDError
 from sparseopd.evaluation import Arm, arms_for, evaluate
+from sparseopd.evaluation.arms import TrainingRecord
 from sparseopd.evaluation.measure import Measurement
 from sparseopd.evaluation.summary import Result, summarize
 from sparseopd.masks import Mask
 from sparseopd.pairs.tiny.vocabulary import character_tokenizer
+from tests.evaluation.conftest import random_model, write_recipe, write_run
+
+
+def write_runs(folder: Path) -> list[RunDir]:
+    """A masked run, the full run whose weights it has, and another full run."""
+    facts = {"file": "mask.safetensors", "density": 0.5}
+    masked = write_run(folder / "masked", "masked", random_model(1), mask=facts)
+    norm = {"model.norm.weight": torch.ones(32, dtype=torch.bool)}
+    Mask.from_tensors(norm).save(masked.mask)
+    full = write_run(folder / "full", "full", random_model(1))
+    return [masked, full, write_run(folder / "other", "full", random_model(2))]
 
 
 @pytest.fixture
-def runs(make_run, make_model) -> list[Any]:
-    """A full run, a second one, and a masked run whose weights are the full run's."""
-    full, other = make_run("full", "full", make_model(1)), make_run("other", "full", make_model(2))
-    facts = {"file": "mask.safetensors", "density": 0.5}
-    masked = make_run("masked", "masked", make_model(1), mask=facts)
-    norm = {"model.norm.weight": torch.ones(32, dtype=torch.bool)}
-    Mask.from_tensors(norm).save(masked.mask)
-    return [masked, full, other]
+def runs(tmp_path: Path) -> list[RunDir]:
+    return write_runs(tmp_path)
 
 
-def test_every_figure_of_every_arm(recipe, runs, tmp_path) -> None:
+@dataclass
+class Compared:
+    """One evaluation of all arms, and the progress it reported."""
+
+    scores: Scores
+    stages: list[tuple[str, int, int]]
+
+    def __getitem__(self, name: str) -> Any:
+        return next(arm for arm in self.scores.arms if arm.name == name)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    folder = tmp_path_factory.mktemp("compared")
     stages: list[tuple[str, int, int]] = []
-    scores = evaluate(arms_for(runs, recipe), recipe, progress=lambda *stage: stages.append(stage))
-    arms = {arm.name: arm for arm in scores.arms}
-    assert list(arms) == ["source", "masked", "full", "other", "teacher"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        recipe = write_recipe(folder)
+        arms = arms_for(write_runs(folder), recipe)
+        scores = evaluate(arms, recipe, progress=lambda *stage: stages.append(stage))
+    return Compared(scores, stages)
 
-    for arm in arms.values():
+
+def test_the_source_comes_first_and_the_teacher_last(compared: Compared) -> None:
+    names = [arm.name for arm in compared.scores.arms]
+    assert names == ["source", "masked", "full", "other", "teacher"]
+    started = [stage.split(":")[0] for stage, done, _ in compared.stages if done == 7]
+    assert list(dict.fromkeys(started)) == names
+    assert ("source: sampling", 18, 18) in compared.stages
+    assert ("other: scoring", 18, 18) in compared.stages
+    assert not any(stage == "teacher: scoring" for stage, _, _ in compared.stages)
+
+
+def test_accuracy_and_kl_of_every_arm(compared: Compared) -> None:
+    for arm in compared.scores.arms:
         assert arm.accuracy is not None and len(arm.per_prompt) == 6
         assert arm.accuracy.mean == pytest.approx(sum(arm.per_prompt) / 6)
         assert 0 <= arm.accuracy.low <= arm.accuracy.mean <= arm.accuracy.high <= 1
         assert 0 < arm.mean_tokens <= 12 and 0 <= arm.truncated <= 1
-        assert (arm.kl is None) == (arm.kind == "teacher")
-        assert arm.kl is None or arm.kl.mean > 0
-    assert len({arm.accuracy.mean for arm in arms.values()}) > 1
+        assert arm.kl is None if arm.kind == "teacher" else arm.kl is not None and arm.kl.mean > 0
 
-    # Identical weights give identical completions, so identical figures.
-    for figure in ("accuracy", "kl", "per_prompt", "examples", "truncated", "mean_tokens"):
-        assert getattr(arms["masked"], figure) == getattr(arms["full"], figure)
-        assert (
-            getattr(arms["other"], figure) != getattr(arms["full"], figure) or figure == "truncated"
-        )
-    assert arms["masked"].agreement == {"1e-05": 1.0, "1e-04": 1.0}
-    assert arms["full"].agreement is None and arms["teacher"].agreement is None
-    assert 0 < arms["source"].agreement["1e-04"] < 0.5  # norm weights are all ones in both
-    assert 0 < arms["other"].agreement["1e-04"] < 0.5
 
-    assert arms["source"].gain is None and arms["source"].gain_kept is None
+@pytest.mark.parametrize("figure", ["accuracy", "kl", "per_prompt", "examples", "mean_tokens"])
+def test_identical_weights_have_identical_figures(compared: Compared, figure: str) -> None:
+    """The random numbers are common to all arms."""
+    assert getattr(compared["masked"], figure) == getattr(compared["full"], figure)
+    assert getattr(compared["other"], figure) != getattr(compared["full"], figure)
+
+
+def test_agreement_is_with_the_first_full_run(compared: Compared) -> None:
+    assert compared["masked"].agreement == {"1e-05": 1.0, "1e-04": 1.0}
+    assert compared["full"].agreement is None and compared["teacher"].agreement is None
+    for name in ("source", "other"):  # the norms' weights are all ones in every random model
+        assert 0 < compared[name].agreement["1e-04"] < 0.5
+
+
+def test_gains_are_over_the_source(compared: Compared) -> None:
+    assert compared["source"].gain is None and compared["source"].gain_kept is None
     for name in ("masked", "other", "teacher"):
-        difference = arms[name].accuracy.mean - arms["source"].accuracy.mean
-        assert arms[name].gain.mean == pytest.approx(difference)
-    assert arms["masked"].density == 0.5 and arms["full"].density is None
-    assert arms["masked"].layout == [{"layer": None, "module": "norm", "count": 32, "numel": 32}]
-    assert len(arms["full"].curve) == 2 and arms["source"].curve == []
+        difference = compared[name].accuracy.mean - compared["source"].accuracy.mean
+        assert compared[name].gain.mean == pytest.approx(difference)
 
-    first = arms["source"].examples[0]
+
+def test_what_the_runs_say_of_their_training(compared: Compared) -> None:
+    assert compared["masked"].density == 0.5 and compared["full"].density is None
+    norm = {"layer": None, "module": "norm", "count": 32, "numel": 32}
+    assert compared["masked"].layout == [norm]
+    assert len(compared["full"].curve) == 2 and compared["source"].curve == []
+
+
+def test_examples_are_the_same_prompts_for_every_arm(compared: Compared) -> None:
+    first = compared["source"].examples[0]
     assert first["prompt"] == "0+0=" and first["answer"] == "0"
-    assert {shown["correct"] for arm in arms.values() for shown in arm.examples} == {
-        "true",
-        "false",
-    }
-    assert [shown["prompt"] for shown in arms["teacher"].examples] == [
-        "0+0=", "0+0=", "1+1=", "1+1=", "2+4=", "2+4=", "3+9=", "3+9=",
-    ]  # fmt: skip
+    verdicts = {shown["correct"] for arm in compared.scores.arms for shown in arm.examples}
+    assert verdicts == {"true", "false"}
+    for arm in compared.scores.arms:
+        shown = [example["prompt"] for example in arm.examples]
+        assert shown == [text for text in ("0+0=", "1+1=", "2+4=", "3+9=") for _ in range(2)]
 
-    assert ("source: sampling", 18, 18) in stages and ("other: scoring", 18, 18) in stages
-    assert not any(stage == "teacher: scoring" for stage, _, _ in stages)
-    settings = scores.settings
+
+def test_scores_are_saved_with_their_settings(compared: Compared, tmp_path: Path) -> None:
+    settings = compared.scores.settings
     assert (settings["prompts"], settings["samples"], settings["grader"]) == (6, 3, "chance:grade")
-    scores.save(tmp_path / "scores.json")
-    assert Scores.load(tmp_path / "scores.json") == scores
+    compared.scores.save(tmp_path / "scores.json")
+    assert Scores.load(tmp_path / "scores.json") == compared.scores
 
 
 def test_two_evaluations_agree_to_the_bit(recipe, runs) -> None:
@@ -101,10 +145,6 @@ def test_without_the_source_there_are_no_gains(recipe, runs) -> None:
 
 
 def result(name: str, kind: str, correct: list[list[int]]) -> Result:
-    import numpy as np
-
-    from sparseopd.evaluation.arms import TrainingRecord
-
     return Result(
         arm=Arm(name=name, kind=kind, path=name),
         record=TrainingRecord(),

@@ -104,9 +104,8 @@ def test_same_scores_same_bytes(tmp_path: Path) -> None:
 
 
 def test_same_bytes_in_another_process_with_another_matplotlibrc(tmp_path: Path) -> None:
-    (tmp_path / "matplotlibrc").write_text(
-        "font.size: 30\naxes.facecolor: red\ntext.usetex: True\n"
-    )
+    settings = "font.size: 30\ntext.usetex: True\nxtick.direction: in\naxes.xmargin: 0.4\n"
+    (tmp_path / "matplotlibrc").write_text(settings)
     pair().save(tmp_path / "scores.json")
     program = (
         "from pathlib import Path\n"
@@ -212,6 +211,17 @@ def test_long_completions_are_cut_and_say_so() -> None:
     example = {"prompt": "p", "completion": "x" * 5000, "answer": "", "correct": "False"}
     text = Page(rendered(scores(arm("s", "source", 0.5, examples=[example])))).all_text()
     assert "(3,500 more characters)" in text and "x" * 1501 not in text
+
+
+def test_each_arm_shows_two_completions_of_four_prompts() -> None:
+    many = [
+        {"prompt": f"p{row % 6}", "completion": f"said {row}", "answer": "a", "correct": "False"}
+        for row in range(30)
+    ]
+    page = Page(rendered(scores(*(arm("same", "masked", 0.5, examples=many) for _ in range(2)))))
+    said = [text for text in page.text["pre"] if text.startswith("said")]
+    assert page.tags["article"] == 4
+    assert said == [f"said {row}" for start in range(4) for row in (start, start + 6) * 2]
 
 
 def test_completions_stand_under_their_prompt() -> None:
