@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ def random_model(seed: int = 0, vocab_size: int | None = None) -> Qwen3ForCausal
         num_key_value_heads=1,
         head_dim=16,
         initializer_range=0.15,
-        eos_token_id=TOKENIZER.convert_tokens_to_ids(END),
-        pad_token_id=TOKENIZER.convert_tokens_to_ids(PAD),
+        eos_token_id=TOKENIZER.get_vocab()[END],
+        pad_token_id=TOKENIZER.get_vocab()[PAD],
         bos_token_id=None,
     )
     with torch.random.fork_rng():
@@ -121,3 +121,12 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunDir]:
     return lambda name, *details, **more: write_run(tmp_path / name, *details, **more)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Models this small lose more to threads that wait for each other than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 
 from sparseopd.evaluation.divergence import _sub_batches, divergence, token_divergence
 from sparseopd.evaluation.encoding import encode
@@ -85,6 +85,20 @@ def test_more_padding_does_not_matter(make_model, tokenizer, prompts) -> None:
     more = [*completions, Completion(6, torch.full((40,), 9), "", True)]
     found = divergence(student, teacher, tokenizer, longer, more, batch_size=50)
     np.testing.assert_allclose(found[:6], expected, rtol=1e-5)
+
+
+def test_padding_does_not_move_learned_positions(tokenizer, prompts) -> None:
+    """A GPT-2 counts positions from the prompt's first token, as it does when it generates."""
+    torch.manual_seed(0)
+    size = len(tokenizer)
+    config = GPT2Config(
+        vocab_size=size, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3, bos_token_id=None
+    )
+    student, teacher = (GPT2LMHeadModel(config).eval() for _ in range(2))
+    completions = draw(student, tokenizer, prompts)
+    together = divergence(student, teacher, tokenizer, prompts, completions, batch_size=12)
+    exact = brute_force(student, teacher, tokenizer, prompts, completions)
+    np.testing.assert_allclose(together, exact, rtol=1e-4)
 
 
 class Plain(Qwen3ForCausalLM):

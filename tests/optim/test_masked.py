@@ -77,11 +77,13 @@ def test_gradients_are_gathered_freed_and_accumulated(qwen3: Qwen3ForCausalLM) -
         backward(qwen3, seed)
     assert all(weight.grad is None for weight in qwen3.parameters())
     gathered = torch.cat([values.grad for values in optimizer.parameters()])  # pyright: ignore
-    expected = torch.cat([
-        weight.grad[mask[name]]  # pyright: ignore
-        for name, weight in reference.named_parameters()
-        if mask.count(name)
-    ])
+    expected = torch.cat(
+        [
+            weight.grad[mask[name]]  # pyright: ignore
+            for name, weight in reference.named_parameters()
+            if mask.count(name)
+        ]
+    )
     assert torch.equal(gathered, expected)
     norm = optimizer.clip_grad_norm_(1e-3)
     assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
@@ -121,7 +123,9 @@ def test_schedulers_and_state_survive_a_round_trip() -> None:
                 model.load_state_dict(weights)
                 optimizer = MaskedOptimizer(model, mask, torch.optim.AdamW, lr=1e-2)
                 optimizer.load_state_dict(state)
-            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _, now=step: 1 / (now + 1))
+            scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda _, now=step: 1 / (now + 1)
+            )
             assert optimizer.inner.param_groups[0]["lr"] == scheduler.get_last_lr()[0]
             backward(model, step)
             optimizer.step()

@@ -1,0 +1,127 @@
+"""Our trainer is TRL's: same rollouts, same losses, same weights; and it stops when it must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl.trainer.distillation_config import DistillationConfig
+from trl.trainer.distillation_trainer import DistillationTrainer
+
+from sparseopd import recipe as recipes
+from sparseopd.artifacts import RunDir
+from sparseopd.distill.objectives import beta
+from sparseopd.distill.prepare import Prepared, prepare
+from sparseopd.distill.train import build_optimizer, learning_rate, run_training
+from sparseopd.errors import TrainingError
+from sparseopd.masks import select
+from sparseopd.recipe import Objective, Recipe
+
+SHORT = ["train.batch_size=8", "train.steps=3", "data.limit=32"]
+
+
+def small(*settings: str, pair: str = "tiny-arithmetic") -> Recipe:
+    return recipes.load(recipes.find(pair), [*SHORT, *settings])
+
+
+def trained(recipe: Recipe, folder: Path, **more: Any) -> tuple[Prepared, RunDir]:
+    run, prepared = RunDir(folder), prepare(recipe)
+    run.create()
+    settings = {
+        "steps": recipe.train.steps,
+        "mask": None,
+        "stage": "train",
+        "progress": None,
+    } | more
+    run_training(recipe, prepared, run, **settings)
+    return prepared, run
+
+
+@pytest.mark.parametrize("pair", ["tiny-arithmetic", "tiny-digits"])
+def test_a_full_run_is_trl_called_directly(pair: str, tmp_path: Path) -> None:
+    recipe = small(pair=pair)
+    ours, _ = trained(recipe, tmp_path / "ours")
+    theirs = prepare(recipe)
+    config = DistillationConfig(
+        output_dir=str(tmp_path / "theirs"),
+        max_steps=3,
+        per_device_train_batch_size=8,
+        max_completion_length=recipe.rollout.max_new_tokens,
+        lr_scheduler_type="constant",
+        learning_rate=recipe.optimizer.lr,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=recipe.seed,
+        save_strategy="no",
+        report_to="none",
+    )
+    DistillationTrainer(
+        model=theirs.student,
+        teacher_model=theirs.teacher,
+        args=config,
+        train_dataset=theirs.prompts.train,
+        processing_class=theirs.processor,
+        optimizers=(build_optimizer(recipe.optimizer, theirs.student, None), None),
+    ).train()
+    for one, other in zip(ours.student.parameters(), theirs.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("pair", ["tiny-arithmetic", "tiny-digits"])
+@pytest.mark.parametrize("kind", ["reverse-kl", "forward-kl", "jsd"])
+def test_a_student_that_equals_its_teacher_has_nothing_to_learn(
+    pair: str, kind: str, tmp_path: Path
+) -> None:
+    recipe = small(f"objective.kind={kind}", "train.steps=1", pair=pair)
+    recipe.teacher.path = recipe.student.path
+    _, run = trained(recipe, tmp_path / "run")
+    row = run.read_metrics()[0]
+    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-4
+
+
+def test_metrics_are_one_line_a_step_with_the_norm_of_the_k_vector(tmp_path: Path) -> None:
+    recipe = small()
+    full, full_run = trained(recipe, tmp_path / "full")
+    mask = select(recipe.student.path, selector="random", density=0.1)
+    _, masked_run = trained(recipe, tmp_path / "masked", mask=mask)
+    rows, masked = full_run.read_metrics(), masked_run.read_metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[0]["loss"] == masked[0]["loss"] > 0  # the same rollouts before any update
+    assert 0 < masked[0]["grad_norm"] < rows[0]["grad_norm"]
+
+
+def test_accumulation_sees_the_same_batch_as_one_large_one(tmp_path: Path) -> None:
+    mask = select(small().student.path, selector="random", density=0.1)
+    settings = ["train.steps=1", "optimizer.name=sgd", "optimizer.masked_lr=0.1"]
+    whole, _ = trained(small(*settings), tmp_path / "whole", mask=mask)
+    parts, _ = trained(small(*settings, "train.micro_batch_size=2"), tmp_path / "parts", mask=mask)
+    for one, other in zip(whole.student.parameters(), parts.student.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    recipe = small()
+    prepared, run = prepare(recipe), RunDir(tmp_path / "run")
+    run.create()
+    with torch.no_grad():
+        prepared.teacher.get_output_embeddings().weight.fill_(float("nan"))  # pyright: ignore
+    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+        run_training(recipe, prepared, run, steps=1, mask=None, stage="train", progress=None)
+
+
+def test_arms_have_their_own_learning_rates() -> None:
+    optimizer = small("optimizer.lr=1e-4", "optimizer.masked_lr=1e-2").optimizer
+    assert (learning_rate(optimizer, masked=False), learning_rate(optimizer, masked=True)) == (
+        1e-4,
+        1e-2,
+    )
+    assert learning_rate(small("optimizer.masked_lr=null").optimizer, masked=True) == 3e-4
+
+
+def test_objectives_in_trls_terms() -> None:
+    assert [beta(Objective(kind=kind)) for kind in ("forward-kl", "reverse-kl")] == [0.0, 1.0]
+    assert beta(small("objective.kind=jsd").objective) == 0.5
+    assert beta(small("objective.kind=jsd", "objective.beta=0.9").objective) == 0.9

@@ -1,0 +1,202 @@
+"""From two local folders and a JSONL to a mask, a sparse student and a report."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+from sparseopd import Mask
+from sparseopd.artifacts import RunDir, Scores
+from sparseopd.masks import select
+from tests.integration.conftest import SHORT, Command, files_of, loaded
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def readme_commands() -> list[str]:
+    """The three commands README promises a new user, as they stand there."""
+    section = README.read_text().split("## Your own models, in three commands")[1]
+    return re.findall(r"^sparseopd (.+)$", section.split("```")[1], re.MULTILINE)
+
+
+def test_the_three_commands_of_the_readme(models: Path) -> None:
+    """In processes of their own, with nothing changed but the length of the runs."""
+    commands = readme_commands()
+    assert len(commands) == 3
+    names = {"STUDENT": "student", "TEACHER": "teacher"}
+    settings = {
+        "discover": "discover.steps=2 data.holdout=8 rollout.max_new_tokens=6",
+        "train": "train.steps=2",
+    }
+    for command in commands:
+        words = [names.get(word, word) for word in command.split()]
+        more = [*settings.get(words[0], "").split(), *(SHORT if words[0] == "discover" else [])]
+        words = [word for word in words if word not in ("--steps", "50")]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(
+            [sys.executable, "-m", "sparseopd", *words, *more],
+            cwd=models,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert Mask.load(models / "found" / "mask.safetensors").density() == pytest.approx(
+        0.1, abs=1e-4
+    )
+    AutoModelForCausalLM.from_pretrained(models / "sparse" / "checkpoint")
+    AutoTokenizer.from_pretrained(models / "sparse" / "checkpoint")
+    assert "<html" in (models / "scored" / "report.html").read_text()
+    scores = Scores.load(models / "scored" / "scores.json")
+    assert [arm.kind for arm in scores.arms] == ["source", "masked", "teacher"]
+    assert all(arm.accuracy is not None for arm in scores.arms)
+
+
+@pytest.mark.parametrize("pair", ["tiny-arithmetic", "tiny-digits"])
+def test_every_stage_on_a_bundled_pair(pair: str, tmp_path: Path, sparseopd: Command) -> None:
+    found, sparse, full, scored = (
+        tmp_path / name for name in ("found", "sparse", "full", "scored")
+    )
+    assert sparseopd("discover", pair, *SHORT, "-o", found, "--steps", 2).code == 0
+    assert set(files_of(found)) == {
+        "recipe.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "mask.safetensors",
+        "delta.json",
+    }
+    mask = Mask.load(found / "mask.safetensors")
+    assert mask.count() == round(0.1 * mask.numel()) and mask.provenance.steps == 2
+    assert loaded(found / "delta.json")["k"] == mask.count()
+
+    ran = sparseopd("train", found, "--mask", found / "mask.safetensors", "-o", sparse)
+    assert ran.code == 0 and "every other coordinate has the source's bits (checked)" in ran.err
+    changed = select(
+        f"bundled:{pair}/student", sparse / "checkpoint", selector="threshold", threshold=0.0
+    )
+    assert 0 < changed.count() <= mask.count() and changed.coverage(mask) == 1.0
+    kind = AutoModelForCausalLM if pair == "tiny-arithmetic" else AutoModelForImageTextToText
+    kind.from_pretrained(sparse / "checkpoint")
+
+    assert sparseopd("train", found, "-o", full, "--name", "everything").code == 0
+    ran = sparseopd("evaluate", sparse, full, "-o", scored, "--json")
+    assert ran.code == 0 and str(scored / "report.html") in ran.err.replace("\n", "")
+    arms = {arm.name: arm for arm in Scores.load(scored / "scores.json").arms}
+    assert list(arms) == ["source", "topk 10 %", "everything", "teacher"]
+    assert arms["everything"].agreement == {"1e-05": 1.0, "0.0001": 1.0}
+    assert arms["topk 10 %"].density == pytest.approx(0.1, abs=1e-3)
+    assert len(arms["topk 10 %"].curve) == 4 and arms["topk 10 %"].layout
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path: Path, sparseopd: Command) -> None:
+    mask = tmp_path / "mask.safetensors"
+    select("bundled:tiny-arithmetic/student", selector="random", density=0.05).save(mask)
+    for name in ("one", "two"):
+        assert (
+            sparseopd(
+                "train", "tiny-arithmetic", *SHORT, "--mask", mask, "-o", tmp_path / name
+            ).code
+            == 0
+        )
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    assert one.keys() == two.keys()
+    # run.json and metrics.jsonl hold times, which differ.
+    differing = {name for name in one if one[name] != two[name]}
+    assert differing <= {"run.json", "metrics.jsonl"}
+    losses = [
+        [row["loss"] for row in RunDir(tmp_path / name).read_metrics()] for name in ("one", "two")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_bf16_weights_train_from_fp32_masters(tmp_path: Path, sparseopd: Command) -> None:
+    mask = tmp_path / "mask.safetensors"
+    select("bundled:tiny-arithmetic/student", selector="random", density=0.05).save(mask)
+    ran = sparseopd(
+        "train",
+        "tiny-arithmetic",
+        *SHORT,
+        "student.dtype=bfloat16",
+        "train.steps=2",
+        "--mask",
+        mask,
+        "-o",
+        tmp_path / "run",
+    )
+    assert ran.code == 0 and "(checked)" in ran.err
+
+
+def test_threshold_and_random_selectors(tmp_path: Path, sparseopd: Command) -> None:
+    ran = sparseopd(
+        "discover",
+        "tiny-arithmetic",
+        *SHORT,
+        "discover.density=null",
+        "--selector",
+        "threshold",
+        "--steps",
+        1,
+        "-o",
+        tmp_path / "threshold",
+    )
+    assert ran.code == 0, ran.err
+    threshold = Mask.load(tmp_path / "threshold" / "mask.safetensors")
+    assert threshold.provenance.selector == "threshold" and 0 < threshold.density() < 1
+    assert (
+        sparseopd(
+            "discover", "tiny-arithmetic", "--selector", "random", "-o", tmp_path / "random"
+        ).code
+        == 0
+    )
+    assert Mask.load(tmp_path / "random" / "mask.safetensors").density() == pytest.approx(
+        0.1, abs=1e-4
+    )
+
+
+def test_mask_commands(tmp_path: Path, sparseopd: Command) -> None:
+    pair = "bundled:tiny-arithmetic-sibling"
+    mask, random = tmp_path / "m.safetensors", tmp_path / "r.safetensors"
+    assert (
+        sparseopd(
+            "mask", "select", f"{pair}/student", f"{pair}/teacher", "-o", mask, "--density", 0.2
+        ).code
+        == 0
+    )
+    ran = sparseopd(
+        "mask", "select", f"{pair}/student", "--selector", "random", "--like", mask, "-o", random
+    )
+    assert ran.code == 0, ran.err
+    shown = sparseopd("mask", "show", mask)
+    assert (
+        shown.code == 0 and "(20 %)" in shown.err and max(map(len, shown.err.splitlines())) <= 200
+    )
+    assert sparseopd("mask", "verify", random, f"{pair}/student").code == 0
+    ran = sparseopd("mask", "verify", random, f"{pair}/teacher")
+    assert ran.code == 2 and "made for other weights" in ran.err
+
+
+def test_the_demo_with_short_runs(tmp_path: Path, sparseopd: Command) -> None:
+    ran = sparseopd("demo", "--pair", "tiny-arithmetic", "--steps", 4, "-o", tmp_path / "demo")
+    assert ran.code == 0, ran.err
+    assert ran.err.rstrip().endswith("report.html")
+    scores = Scores.load(tmp_path / "demo" / "tiny-arithmetic" / "scores.json")
+    assert [arm.name for arm in scores.arms] == [
+        "source",
+        "full OPD",
+        "discovered mask 10 %",
+        "random mask 10 %",
+        "teacher",
+    ]
+    found, random = (
+        Mask.load(tmp_path / "demo" / "tiny-arithmetic" / name / "mask.safetensors")
+        for name in ("discovered", "random")
+    )
+    assert [found.count(name) for name in found.names] == [
+        random.count(name) for name in random.names
+    ]

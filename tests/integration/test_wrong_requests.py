@@ -1,0 +1,155 @@
+"""Every wrong request: one sentence, exit code 2, no traceback, nothing written or overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sparseopd.masks import select
+from tests.integration.conftest import Command, Ran, files_of
+
+
+def refused(ran: Ran, *parts: str) -> None:
+    assert ran.code == 2, ran.err
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1, ran.err
+    for part in parts:
+        assert part in ran.err, ran.err
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in; a wrong request must leave it empty."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    return empty
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (
+            ["train", "tiny-arithmetic", "optimizer.lrr=1", "-o", "x"],
+            ["optimizer.lrr", "did you mean optimizer.lr?"],
+        ),
+        (["train", "absent.yaml", "-o", "x"], ["cannot read the recipe absent.yaml"]),
+        (["discover", "-o", "x"], ["the recipe lacks student"]),
+        (["discover", "tiny-arithmetic", "--density", "0", "-o", "x"], ["discover.density is 0"]),
+        (
+            ["discover", "tiny-arithmetic", "--density", "1.5", "-o", "x"],
+            ["discover.density is 1.5"],
+        ),
+        (
+            ["discover", "tiny-arithmetic", "--selector", "best", "-o", "x"],
+            ["'topk', 'threshold' or 'random'"],
+        ),
+        (
+            ["discover", "tiny-arithmetic", "--student", "./absent", "-o", "x"],
+            ["there is no model folder"],
+        ),
+        (
+            ["discover", "tiny-arithmetic", "--student", "nobody/nothing", "-o", "x"],
+            ["nobody/nothing"],
+        ),
+        (
+            [
+                "discover",
+                "tiny-arithmetic",
+                "--data",
+                "./absent.jsonl",
+                "data.test=null",
+                "-o",
+                "x",
+            ],
+            ["absent.jsonl"],
+        ),
+        (
+            ["discover", "tiny-arithmetic", "--teacher", "bundled:tiny-digits/teacher", "-o", "x"],
+            ["different vocabularies"],
+        ),
+        (["discover", "tiny-arithmetic", "student.dtype=bfloat16", "-o", "x"], ["fp32 masters"]),
+        (["train", "tiny-arithmetic", "student.dtype=bfloat16", "-o", "x"], ["fp32 masters"]),
+        (["train", "tiny-arithmetic", "--mask", "absent.safetensors", "-o", "x"], ["no mask file"]),
+        (["train", "tiny-arithmetic", "data.grader=bset", "-o", "x"], ["bset"]),
+        (["train", "tiny-arithmetic", "data.prompt=qestion", "-o", "x"], ["qestion"]),
+        (["train", "tiny-arithmetic", "train.batch_size=5000", "-o", "x"], ["fewer than", "5000"]),
+        (["evaluate", "absent"], ["absent"]),
+        (["evaluate", "--recipe", "tiny-arithmetic", "./absent"], ["absent"]),
+        (["mask", "show", "absent"], ["no mask file absent"]),
+        (["mask", "select", "bundled:tiny-arithmetic/student", "-o", "m"], ["give a tuned model"]),
+        (
+            [
+                "mask",
+                "select",
+                "bundled:tiny-arithmetic/student",
+                "bundled:tiny-digits/student",
+                "-o",
+                "m",
+            ],
+            ["not a sibling"],
+        ),
+        (["demo", "--pair", "tiny-poetry"], ["tiny-poetry"]),
+    ],
+)
+def test_refused(words: list[str], parts: list[str], place: Path, sparseopd: Command) -> None:
+    refused(sparseopd(*words), *parts)
+    assert list(place.iterdir()) == []
+
+
+def test_an_empty_data_set(place: Path, tmp_path: Path, sparseopd: Command) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    refused(
+        sparseopd("discover", "tiny-arithmetic", "--data", tmp_path / "none.jsonl", "-o", "x"),
+        "none.jsonl",
+    )
+    assert list(place.iterdir()) == []
+
+
+def test_a_mask_of_another_model(place: Path, tmp_path: Path, sparseopd: Command) -> None:
+    mask = tmp_path / "mask.safetensors"
+    select("bundled:tiny-arithmetic-sibling/teacher", selector="random").save(mask)
+    refused(
+        sparseopd("train", "tiny-arithmetic", "--mask", mask, "-o", "x"), "made for other weights"
+    )
+    select("bundled:tiny-digits/student", selector="random").save(mask)
+    refused(
+        sparseopd("train", "tiny-arithmetic", "--mask", mask, "-o", "x"),
+        "discover a mask for this model",
+    )
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["discover", "train", "demo", "evaluate"])
+def test_a_folder_that_holds_a_run(command: str, tmp_path: Path, sparseopd: Command) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"kind": "full"}))
+    before = files_of(tmp_path)
+    words = {
+        "demo": [],
+        "evaluate": ["--recipe", "tiny-arithmetic", "bundled:tiny-arithmetic/student"],
+    }
+    refused(
+        sparseopd(command, *words.get(command, ["tiny-arithmetic"]), "-o", tmp_path),
+        "already holds files",
+    )
+    assert files_of(tmp_path) == before
+
+
+def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch, sparseopd: Command) -> None:
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    ran = sparseopd("train", "tiny-arithmetic", "-o", "x")
+    refused(ran, "GB free and this run writes about")
+    assert files_of(place) == {}
+
+
+def test_scores_of_an_unfinished_run(tmp_path: Path, sparseopd: Command) -> None:
+    (tmp_path / "recipe.yaml").write_text("student: a\n")
+    refused(sparseopd("evaluate", tmp_path, "--recipe", "tiny-arithmetic"), str(tmp_path.name))
+
+
+def test_usage_errors_also_end_in_two(sparseopd: Command) -> None:
+    assert sparseopd("train", "--no-such-option").code == 2
+    assert sparseopd("evaluate").code == 2

@@ -1,0 +1,82 @@
+"""Checkpoint names and model parameters are two views of the same coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from sparseopd.errors import PairError
+from sparseopd.masks import select
+from sparseopd.pairs import checkpoint_pieces, gather_positions, open_tensors, tensor_hash, tiny
+from sparseopd.pairs.tensors import matches_hash
+from tests.conftest import make_moe, make_qwen3
+
+
+def reloaded(name: str, folder: Path) -> PreTrainedModel:
+    if name == "llava":
+        return AutoModelForImageTextToText.from_pretrained(tiny.folder("tiny-digits") / "student")
+    model = make_qwen3(tied=name != "untied") if name != "moe" else make_moe()
+    model.save_pretrained(folder / "first")
+    return type(model).from_pretrained(folder / "first")
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "moe", "llava"])
+def test_pieces_are_what_save_pretrained_writes(name: str, tmp_path: Path) -> None:
+    """Notices when transformers changes `revert_weight_conversion`."""
+    model = reloaded(name, tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    memory, disk = open_tensors(model), open_tensors(tmp_path / "saved")
+    assert memory.keys() == disk.keys()
+    for tensor in memory.keys():
+        assert memory.shape(tensor) == disk.shape(tensor)
+        assert torch.equal(memory[tensor], disk[tensor]), tensor
+
+
+@pytest.mark.parametrize("name", ["tied", "moe", "llava"])
+def test_positions_lead_back_to_the_pieces(name: str, tmp_path: Path) -> None:
+    model = reloaded(name, tmp_path)
+    mask = select(model, selector="random", density=0.3)
+    for parameter, weight in model.named_parameters():
+        flags = gather_positions(model, parameter, weight.shape, lambda piece: mask[piece])
+        for piece, there in checkpoint_pieces(model, parameter, flags).items():
+            assert torch.equal(there, mask[piece])
+
+
+def test_hashes_tell_dtype_shape_and_bits_apart() -> None:
+    zeros = torch.zeros(4)
+    others = [
+        torch.zeros(4, dtype=torch.bfloat16),
+        torch.zeros(2, 2),
+        torch.tensor([0.0, 0, 0, -0.0]),
+    ]
+    assert len({tensor_hash(tensor) for tensor in [zeros, *others]}) == 4
+    assert matches_hash(zeros.double(), tensor_hash(zeros))
+    assert not matches_hash(zeros + 1e-9, tensor_hash(zeros.bfloat16()))
+    assert not matches_hash(zeros, "nonsense:00")
+
+
+@pytest.mark.parametrize(
+    "index, sentence",
+    [
+        ("{", "not an index"),
+        ('{"weight_map": {"a": "../../etc/passwd"}}', "outside its folder"),
+        ('{"weight_map": {"a": "model-00001.safetensors"}}', "cannot read the weights"),
+    ],
+)
+def test_bad_indices_are_refused(tmp_path: Path, index: str, sentence: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(PairError, match=sentence):
+        _ = open_tensors(tmp_path)["a"]
+
+
+def test_folders_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(PairError, match="no safetensors weights"):
+        open_tensors(tmp_path)
+    with pytest.raises(PairError, match="no model folder"):
+        open_tensors(tmp_path / "absent")
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(PairError, match="cannot read the weights"):
+        open_tensors(tmp_path)
