@@ -122,8 +122,8 @@ class RunDir:
             raise RunFolderError(f"cannot make the folder {self.path}: {error.strerror}") from error
         if free < needed_bytes:
             raise RunFolderError(
-                f"{self.path} has {free / 1e9:.1f} GB free and this run writes about "
-                f"{needed_bytes / 1e9:.1f} GB: free some space, or give another folder with -o"
+                f"{self.path} has {free / 1e6:,.1f} MB free and this run writes about "
+                f"{needed_bytes / 1e6:,.1f} MB: free some space, or give another folder with -o"
             )
 
     @classmethod

@@ -40,17 +40,23 @@ def live_progress() -> Iterator[Report]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, Any] = {}
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, Any] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or progress.tasks[tasks[stage]].finished:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
-            if done >= total and not console.is_terminal:
-                console.print(f"{stage}: {done} of {total} done")
+    def report(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            progress.start()  # not before: a request refused at once leaves no empty bar
+        if stage not in tasks:
+            tasks[stage] = progress.add_task(stage, total=total)
+        progress.update(tasks[stage], completed=done, total=total)
+        if done >= total and not console.is_terminal:
+            say(f"{stage}: {done} of {total} done")
 
+    try:
         yield report
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def say(sentence: str) -> None:

@@ -84,7 +84,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(
 
 def test_metrics_are_one_line_a_step_with_the_norm_of_the_k_vector(tmp_path: Path) -> None:
     recipe = small()
-    full, full_run = trained(recipe, tmp_path / "full")
+    _, full_run = trained(recipe, tmp_path / "full")
     mask = select(recipe.student.path, selector="random", density=0.1)
     _, masked_run = trained(recipe, tmp_path / "masked", mask=mask)
     rows, masked = full_run.read_metrics(), masked_run.read_metrics()

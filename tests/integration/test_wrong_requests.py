@@ -141,7 +141,7 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch, sparseopd: Co
     usage = shutil.disk_usage(place)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     ran = sparseopd("train", "tiny-arithmetic", "-o", "x")
-    refused(ran, "GB free and this run writes about")
+    refused(ran, "MB free and this run writes about")
     assert files_of(place) == {}
 
 
