@@ -8,14 +8,16 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/sparseopd demo
 
-test: $(VENV)/ready lint
+test: lint
 	$(BIN)/python -m pytest -q --durations=15
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# torch goes first and alone: a plain CPU build where pip knows one, before anything asks for another.
 $(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
