@@ -83,6 +83,8 @@ class RunFacts:
     """For masked runs: file, k, density, selector and the mask's hash."""
     final: dict[str, Any] = field(default_factory=dict)
     """Figures of the last logged step."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences a reader must know, such as what was left out of the teacher's vocabulary."""
     versions: dict[str, str] = field(default_factory=dict)
 
 

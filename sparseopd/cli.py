@@ -121,10 +121,11 @@ def discover(
     with live_progress() as progress:
         run = run_discover(recipe, output, progress=progress)
     facts = run.read_facts()
+    for note in facts.notes:
+        say(note)
     mask = facts.mask or {}
-    say(
-        f"mask of {mask['k']:,} coordinates ({100 * mask['density']:.3g} %) in {facts.seconds:.0f} s: {run.mask}"
-    )
+    share = f"{mask['k']:,} coordinates ({100 * mask['density']:.3g} %)"
+    say(f"mask of {share} in {facts.seconds:.0f} s: {run.mask}")
     say(f"next: sparseopd train {run.path} --mask {run.mask} -o NEW")
     if json:
         print_json({"run": str(run.path), "mask": str(run.mask), **mask})
@@ -167,6 +168,8 @@ def train(
     with live_progress() as progress:
         run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
     facts = run.read_facts()
+    for note in facts.notes:
+        say(note)
     if facts.mask:
         say(
             f"trained {facts.mask['k']:,} coordinates; every other coordinate has the source's bits (checked)"

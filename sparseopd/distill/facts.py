@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from typing import Any
 
 import sparseopd
-from sparseopd.artifacts import RunDir, written_whole
+from sparseopd.artifacts import RunDir, RunFacts, written_whole
+from sparseopd.masks import Mask
 from sparseopd.recipe import Recipe
 
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "safetensors")
+
+
+def record(
+    run: RunDir,
+    recipe: Recipe,
+    *,
+    kind: str,
+    name: str,
+    seconds: float,
+    mask: Mask | None,
+    steps: int = 0,
+    lr: float = 0.0,
+    final: dict[str, Any] | None = None,
+    notes: list[str] | None = None,
+) -> None:
+    """Write `run.json`, which marks the run as finished."""
+    facts = RunFacts(
+        kind=kind,
+        name=name,
+        student=recipe.student.path,
+        teacher=recipe.teacher.path,
+        steps=steps,
+        lr=lr,
+        seed=recipe.seed,
+        seconds=seconds,
+        mask=None if mask is None else describe(mask, run),
+        final=final or {},
+        notes=notes or [],
+        versions=versions(),
+    )
+    run.write_facts(facts)
+
+
+def describe(mask: Mask, run: RunDir) -> dict[str, Any]:
+    """Return what `run.json` says of a mask that lies in the run's folder."""
+    return {
+        "file": run.mask.name,
+        "k": mask.count(),
+        "density": mask.density(),
+        "selector": mask.provenance.selector,
+        "digest": mask.digest(),
+    }
 
 
 def versions() -> dict[str, str]:

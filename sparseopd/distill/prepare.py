@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from sparseopd.errors import DataError
+from sparseopd.errors import DataError, RecipeError
 from sparseopd.pairs import (
     check_vocabulary,
     has_chat_template,
@@ -31,7 +31,8 @@ class Prepared:
     prompts: Prompts
     stored_dtype: torch.dtype
     """The dtype the source checkpoint is stored in, which the trained one keeps."""
-    teacher_rows_dropped: int
+    notes: list[str]
+    """What was done to make them fit, in sentences."""
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -46,7 +47,18 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     student, teacher = load_model(recipe.student), load_model(recipe.teacher)
     dropped = match_teacher(student, teacher)
-    return Prepared(student, teacher, processor, prompts, _stored_dtype(recipe), dropped)
+    notes = [f"the teacher's {dropped} padding rows beyond the student's vocabulary were left out"]
+    stored = _stored_dtype(recipe)
+    return Prepared(student, teacher, processor, prompts, stored, notes if dropped else [])
+
+
+def require_masters(recipe: Recipe, what: str) -> None:
+    """Raise `RecipeError` where all weights would be trained in a dtype that loses small updates."""
+    if recipe.student.dtype != "float32":
+        raise RecipeError(
+            f"{what} needs fp32 masters and student.dtype is {recipe.student.dtype}: set it to "
+            "float32 (train.bf16 still computes in bfloat16)"
+        )
 
 
 def _stored_dtype(recipe: Recipe) -> torch.dtype:

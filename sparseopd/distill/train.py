@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparseopd.artifacts import Progress, RunDir, RunFacts
+from sparseopd.artifacts import Progress, RunDir
 from sparseopd.distill.checkpoint import changed_off_mask, checkpoint_bytes, save_checkpoint
-from sparseopd.distill.facts import versions, write_recipe
-from sparseopd.distill.prepare import Prepared, prepare
+from sparseopd.distill.facts import record, write_recipe
+from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.trainer import RunLog, make_trainer
-from sparseopd.errors import RecipeError, TrainingError
+from sparseopd.errors import TrainingError
 from sparseopd.masks import Mask
 from sparseopd.optim import MaskedOptimizer
 from sparseopd.pairs import load_model
@@ -45,11 +45,8 @@ def train(
     """
     run = RunDir.unused(output)
     started = time.monotonic()
-    if mask is None and recipe.student.dtype != "float32":
-        raise RecipeError(
-            f"a full run needs fp32 masters and student.dtype is {recipe.student.dtype}: set it to "
-            "float32 (train.bf16 still computes in bfloat16)"
-        )
+    if mask is None:
+        require_masters(recipe, "a full run")
     prepared = prepare(recipe)
     if mask is not None:
         mask.verify(prepared.student)
@@ -63,20 +60,17 @@ def train(
     save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
     if mask is not None:
         _check_off_mask(recipe, prepared, run, mask)
-    run.write_facts(
-        RunFacts(
-            kind="full" if mask is None else "masked",
-            name=name or ("full" if mask is None else _mask_name(mask)),
-            student=recipe.student.path,
-            teacher=recipe.teacher.path,
-            steps=recipe.train.steps,
-            lr=learning_rate(recipe.optimizer, masked=mask is not None),
-            seed=recipe.seed,
-            seconds=time.monotonic() - started,
-            mask=None if mask is None else mask_facts(mask, run),
-            final=log.last,
-            versions=versions(),
-        )
+    record(
+        run,
+        recipe,
+        kind="full" if mask is None else "masked",
+        name=name or ("full" if mask is None else _mask_name(mask)),
+        steps=recipe.train.steps,
+        lr=learning_rate(recipe.optimizer, masked=mask is not None),
+        seconds=time.monotonic() - started,
+        mask=mask,
+        final=log.last,
+        notes=prepared.notes,
     )
     return run
 
@@ -136,17 +130,6 @@ def build_optimizer(
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:
     """Return the learning rate of a full or of a masked run."""
     return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
-
-
-def mask_facts(mask: Mask, run: RunDir) -> dict[str, Any]:
-    """Return what `run.json` says of a mask."""
-    return {
-        "file": run.mask.name,
-        "k": mask.count(),
-        "density": mask.density(),
-        "selector": mask.provenance.selector,
-        "digest": mask.digest(),
-    }
 
 
 def _check_off_mask(recipe: Recipe, prepared: Prepared, run: RunDir, mask: Mask) -> None:

@@ -17,6 +17,7 @@ from sparseopd.distill.prepare import Prepared, prepare
 from sparseopd.distill.train import build_optimizer, learning_rate, run_training
 from sparseopd.errors import TrainingError
 from sparseopd.masks import select
+from sparseopd.pairs import load_model, load_processor
 from sparseopd.recipe import Objective, Recipe
 
 SHORT = ["train.batch_size=8", "train.steps=3", "data.limit=32"]
@@ -100,6 +101,26 @@ def test_accumulation_sees_the_same_batch_as_one_large_one(tmp_path: Path) -> No
     parts, _ = trained(small(*settings, "train.micro_batch_size=2"), tmp_path / "parts", mask=mask)
     for one, other in zip(whole.student.parameters(), parts.student.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_schedules_reach_the_k_vectors(tmp_path: Path) -> None:
+    mask = select(small().student.path, selector="random", density=0.1)
+    settings = ["optimizer.schedule=linear", "optimizer.masked_lr=0.5"]
+    _, run = trained(small(*settings), tmp_path / "run", mask=mask)
+    rates = [row["learning_rate"] for row in run.read_metrics()]
+    assert rates == pytest.approx([0.5, 0.5 * 2 / 3, 0.5 / 3])
+
+
+def test_padding_rows_of_the_teacher_are_noted(tmp_path: Path) -> None:
+    recipe = small("train.steps=1")
+    teacher = load_model(recipe.teacher)
+    teacher.resize_token_embeddings(teacher.config.vocab_size + 6)
+    teacher.save_pretrained(tmp_path / "teacher")
+    load_processor(recipe.teacher).save_pretrained(tmp_path / "teacher")
+    recipe.teacher.path = str(tmp_path / "teacher")
+    assert prepare(recipe).notes == [
+        "the teacher's 6 padding rows beyond the student's vocabulary were left out"
+    ]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
