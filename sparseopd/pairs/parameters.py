@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 
 from sparseopd.errors import PairError
 
@@ -60,10 +60,12 @@ def gather_positions(
 
 
 def _reorders(model: nn.Module) -> bool:
-    """Whether loading may do more than rename (merge, split, transpose) in this model."""
-    from transformers.core_model_loading import WeightConverter
+    """Whether loading may do more than rename (merge, split, transpose) in this model.
 
-    conversions = getattr(model, "_weight_conversions", None)
-    if conversions is None:
+    `_weight_conversions` is set by `from_pretrained` (transformers 5.23.0); a model made otherwise
+    has none, and is then asked position by position.
+    """
+    if not isinstance(model, PreTrainedModel):
         return False
-    return any(isinstance(conversion, WeightConverter) for conversion in conversions)
+    conversions = getattr(model, "_weight_conversions", None)
+    return conversions is None or any(isinstance(one, WeightConverter) for one in conversions)
