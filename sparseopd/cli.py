@@ -11,7 +11,14 @@ import typer
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir, Scores
-from sparseopd.console import console, live_progress, print_json, quiet_libraries, say
+from sparseopd.console import (
+    console,
+    explain,
+    live_progress,
+    print_json,
+    quiet_libraries,
+    say,
+)
 from sparseopd.errors import RequestError, SparseOPDError
 
 app = typer.Typer(
@@ -361,7 +368,7 @@ def _show(scores: list[Scores], folder: Path, json: bool) -> None:
         say(f"\n{one.name}")
         console.print(scores_table(one))
         for sentence in answer(one):
-            say(sentence)
+            explain(sentence)
     say(f"\nreport: {RunDir(folder).report}")
     if json:
         from dataclasses import asdict

@@ -6,18 +6,20 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -28,40 +30,46 @@ console = Console(stderr=True, highlight=False)
 
 @contextmanager
 def live_progress() -> Iterator[Report]:
-    """Draw a bar with an ETA for every stage that reports; yield the function to report through.
+    """Yield a function through which stages report; draw the running ones with an ETA.
 
-    Where nobody watches (no terminal), one line is printed as each stage ends.
+    A stage that ends leaves one line, so that the screen never holds more than what is under way.
+    Where nobody watches (no terminal) the lines are all there is.
     """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
-    tasks: dict[str, Any] = {}
+    running: dict[str, tuple[TaskID, float]] = {}
 
     def report(stage: str, done: int, total: int) -> None:
-        if not tasks:
-            progress.start()  # not before: a request refused at once leaves no empty bar
-        if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=total)
-        progress.update(tasks[stage], completed=done, total=total)
-        if done >= total and not console.is_terminal:
-            say(f"{stage}: {done} of {total} done")
+        progress.start()  # not before: a request refused at once leaves no empty bar
+        if stage not in running:
+            running[stage] = progress.add_task(escape(stage), total=total), time.monotonic()
+        task, started = running[stage]
+        progress.update(task, completed=done, total=total)
+        if done >= total:
+            progress.remove_task(task)
+            del running[stage]
+            say(f"{stage}: {total:,} in {time.monotonic() - started:.1f} s")
 
     try:
         yield report
     finally:
-        if tasks:
-            progress.stop()
+        progress.stop()
 
 
 def say(sentence: str) -> None:
     """Print a sentence; paths and names in it are shown as they are."""
     console.print(sentence, markup=False, soft_wrap=True)
+
+
+def explain(sentence: str) -> None:
+    """Print a sentence of prose, wrapped between words."""
+    console.print(sentence, markup=False)
 
 
 def print_json(value: Any) -> None:

@@ -21,6 +21,7 @@ from sparseopd.recipe import Recipe
 from sparseopd.report import write_report
 
 PAIRS = ("tiny-arithmetic", "tiny-digits")
+SAMPLE_WORTH = 0.008  # of a training step, as measured on the bundled pairs
 RANDOM_SEED = 1  # the random mask's own seed, apart from the recipe's
 
 
@@ -39,6 +40,7 @@ def run_demo(
     folder = RunDir.unused(output)
     plans = {pair: _recipe(pair, seed, steps) for pair in pairs or PAIRS}
     folder.create()
+    progress = _with_whole(progress, list(plans.values()))
     scores = []
     for pair, recipe in plans.items():
         runs = _train_arms(recipe, folder.path / pair, progress)
@@ -89,6 +91,27 @@ def _recipe(pair: str, seed: int, steps: int | None) -> Recipe:
     if steps is not None:
         settings += [f"train.steps={steps}", f"discover.steps={max(1, steps // 4)}"]
     return recipes.load(recipes.find(pair), settings)
+
+
+def _with_whole(progress: Progress, planned: Sequence[Recipe]) -> Progress:
+    """Also report the demo as a whole, in training steps and their worth in evaluation."""
+    total = sum(_work(recipe) for recipe in planned)
+    done_of: dict[str, float] = {}
+
+    def report(stage: str, done: int, total_of_stage: int) -> None:
+        progress(stage, done, total_of_stage)
+        if not stage.endswith(": mask"):
+            worth = SAMPLE_WORTH if stage.endswith((": sampling", ": scoring")) else 1.0
+            done_of[stage] = done * worth
+            progress("whole demo", min(total, round(sum(done_of.values()))), total)
+
+    return report
+
+
+def _work(recipe: Recipe) -> int:
+    """Steps of the discovery and three training runs, samples of five arms, scores of four."""
+    sampled = recipe.evaluate.prompts * recipe.evaluate.samples
+    return recipe.discover.steps + 3 * recipe.train.steps + round(9 * sampled * SAMPLE_WORTH)
 
 
 def _labelled(progress: Progress, label: str) -> Progress:
