@@ -67,7 +67,10 @@ def _draw(recipe: Recipe, run: RunDir, progress: Progress | None) -> RunDir:
 
 
 def _choose(
-    recipe: Recipe, source: PreTrainedModel, tuned: PreTrainedModel | None, progress: Progress | None
+    recipe: Recipe,
+    source: PreTrainedModel,
+    tuned: PreTrainedModel | None,
+    progress: Progress | None,
 ) -> Mask:
     settings = recipe.discover
     return select(

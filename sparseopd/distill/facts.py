@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from typing import Any
 
-import sparseopd
-from sparseopd.artifacts import RunDir, RunFacts, written_whole
+from sparseopd.artifacts import RunDir, RunFacts, versions, written_whole
 from sparseopd.masks import Mask
 from sparseopd.recipe import Recipe
-
-LIBRARIES = ("torch", "transformers", "trl", "datasets", "safetensors")
 
 
 def record(
@@ -54,12 +49,6 @@ def describe(mask: Mask, run: RunDir) -> dict[str, Any]:
         "selector": mask.provenance.selector,
         "digest": mask.digest(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package, Python and the libraries that decide a run's bits."""
-    own = {"sparseopd": sparseopd.__version__, "python": platform.python_version()}
-    return own | {library: version(library) for library in LIBRARIES}
 
 
 def write_recipe(run: RunDir, recipe: Recipe) -> None:

@@ -18,9 +18,10 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
-from sparseopd.evaluation.encoding import Processor, encode, to_device
+from sparseopd.evaluation.encoding import encode, to_device
 from sparseopd.evaluation.sampling import Completion, Done
 from sparseopd.evaluation.statistics import PerPrompt
+from sparseopd.pairs.loading import Processor
 
 BUDGET_BYTES = 2**28
 """256 MiB for one model's fp32 logits of one sub-batch: rows × completion × vocabulary × 4 bytes.

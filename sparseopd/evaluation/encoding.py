@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
 from sparseopd.errors import DataError
+from sparseopd.pairs.loading import Processor, tokenizer_of
 
-Processor = PreTrainedTokenizerBase | ProcessorMixin
 Row = dict[str, Any]
 """A canonical row: "prompt", and "images" where there are any."""
 
@@ -42,11 +42,6 @@ def encode(processor: Processor, rows: Sequence[Row]) -> dict[str, Tensor]:
         **options,
     )
     return dict(encoded.items()) if vision else _ids_only(encoded)  # pyright: ignore
-
-
-def tokenizer_of(processor: Processor) -> PreTrainedTokenizerBase:
-    """Return the tokenizer inside a processor, or the tokenizer itself."""
-    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor  # pyright: ignore
 
 
 def end_ids(model: PreTrainedModel, processor: Processor) -> list[int]:

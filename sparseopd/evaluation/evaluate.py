@@ -10,17 +10,14 @@ paired prompt by prompt, and the share of a gain that an arm keeps refers to the
 from __future__ import annotations
 
 import gc
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-import sparseopd
-from sparseopd.artifacts import Progress, Scores
+from sparseopd.artifacts import Progress, Scores, versions
 from sparseopd.errors import RequestError
 from sparseopd.evaluation.agreement import agreement
 from sparseopd.evaluation.arms import Arm, TrainingRecord, in_order, model_of, training_record
@@ -38,8 +35,6 @@ from sparseopd.pairs import (
 )
 from sparseopd.recipe import Recipe
 from sparseopd.tasks import Prompts, load_prompts
-
-LIBRARIES = ("torch", "transformers", "trl", "datasets", "scipy")
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -128,11 +123,7 @@ def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any
         "device": str(shared.teacher.device),
         "dtype": recipe.student.dtype,
         **bootstrap_options(recipe.evaluate),
-        "versions": {
-            "sparseopd": sparseopd.__version__,
-            "python": platform.python_version(),
-            **{library: version(library) for library in LIBRARIES},
-        },
+        "versions": versions(),
     }
 
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from sparseopd.artifacts import Progress
 from sparseopd.errors import SparseOPDError
 from sparseopd.evaluation.divergence import divergence
-from sparseopd.evaluation.encoding import Processor
 from sparseopd.evaluation.sampling import Completion, sample
 from sparseopd.evaluation.statistics import PerPrompt
+from sparseopd.pairs.loading import Processor
 from sparseopd.recipe import Evaluate, Rollout
 from sparseopd.tasks import Grader
 

@@ -15,7 +15,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from sparseopd.evaluation.encoding import Processor, encode, end_ids, to_device, tokenizer_of
+from sparseopd.evaluation.encoding import encode, end_ids, to_device
+from sparseopd.pairs.loading import Processor, tokenizer_of
 from sparseopd.recipe import Rollout
 
 Done = Callable[[int, int], None]
