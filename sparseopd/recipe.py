@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from sparseopd.errors import RecipeError
@@ -30,8 +30,10 @@ BUNDLED_PREFIX = "bundled:"
 Fraction = Annotated[FiniteFloat, Gt(0), Le(1)]
 Positive = Annotated[FiniteFloat, Gt(0)]
 NotNegative = Annotated[FiniteFloat, Ge(0)]
+Beta = Annotated[FiniteFloat, Ge(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**31)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -53,11 +55,14 @@ class Data:
 
     train: str
     test: str | None = None
-    """Held-out prompts. Without it, `holdout` rows are split off `train`, chosen by the seed."""
+    """Held-out prompts. Without it, `holdout` rows are split off `train`."""
     train_split: str = "train"
     test_split: str = "test"
     """Split names, used when the data set comes from the hub."""
     holdout: Count = 256
+    holdout_seed: Seed = 0
+    """Chooses the rows held out; apart from the recipe's seed, so that every seed trains and is
+    tested on the same prompts."""
     prompt: str | None = None
     """Column of the prompt: text or chat messages. Default: `messages`, else `prompt`."""
     answer: str | None = None
@@ -101,7 +106,7 @@ class Optimizer:
     masked_lr: Positive | None = None
     """Learning rate of masked runs: a sparse update wants a larger one. Default: `lr`."""
     weight_decay: NotNegative = 0.0
-    betas: tuple[float, float] | None = None
+    betas: tuple[Beta, Beta] | None = None
     """Only for adam and adamw; torch's default otherwise."""
     momentum: NotNegative | None = None
     """Only for sgd."""
@@ -149,7 +154,7 @@ class Evaluate:
     samples: Count = 4
     """Samples a prompt (the n of mean@n)."""
     batch_size: Count = 64
-    seed: CountOrZero = 1234
+    seed: Seed = 1234
     resamples: Count = 2000
     """Bootstrap resamples."""
     confidence: Annotated[float, Gt(0.5), Le(0.999)] = 0.95
@@ -169,7 +174,7 @@ class Recipe:
     discover: Discover = field(default_factory=Discover)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
-    seed: CountOrZero = 0
+    seed: Seed = 0
     device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
     """Default: the accelerator torch finds, else the CPU. Choose among several with
     CUDA_VISIBLE_DEVICES."""

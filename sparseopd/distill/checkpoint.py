@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparseopd.errors import RunFolderError
+from sparseopd.errors import PairError, RunFolderError
 from sparseopd.masks import Mask
 from sparseopd.pairs import open_tensors
 from sparseopd.pairs.loading import Processor
@@ -43,6 +43,25 @@ def save_checkpoint(
 def checkpoint_bytes(student: nn.Module, dtype: torch.dtype) -> int:
     """Estimate what `save_checkpoint` writes."""
     return sum(parameter.numel() for parameter in student.parameters()) * dtype.itemsize
+
+
+def require_lossless(folder: Path, held: torch.dtype, stored: torch.dtype) -> None:
+    """Check that the source's weights survive being loaded in `held` and saved in `stored`.
+
+    Otherwise rounding alone would change coordinates off the mask, and comparing with a source that
+    was rounded alike could not tell. Raises `PairError` naming the first tensor that loses bits.
+    """
+    source = open_tensors(folder)
+    for name in source.keys():
+        tensor = source[name]
+        for dtype, setting in ((held, "student.dtype"), (stored, "train.save_dtype")):
+            if tensor.is_floating_point() and not torch.equal(
+                tensor.to(dtype).to(tensor.dtype), tensor
+            ):
+                raise PairError(
+                    f"{name} of {folder} is {tensor.dtype} and would be rounded to {dtype}, on the "
+                    f"mask and off it: set {setting} to float32"
+                )
 
 
 def changed_off_mask(source: nn.Module, trained: Path, mask: Mask) -> list[str]:

@@ -18,6 +18,7 @@ from sparseopd.artifacts import Progress, RunDir, write_json
 from sparseopd.distill.facts import record, write_recipe
 from sparseopd.distill.prepare import prepare, require_masters
 from sparseopd.distill.train import run_training
+from sparseopd.errors import RecipeError
 from sparseopd.masks import Mask, select, summarize_update
 from sparseopd.pairs import load_model
 from sparseopd.recipe import Recipe
@@ -36,6 +37,7 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
     started = time.monotonic()
     require_masters(recipe, "discover")
     prepared = prepare(recipe)
+    _check_density(recipe, prepared.student)
     run.create()
     write_recipe(run, recipe)
     steps = recipe.discover.steps
@@ -52,6 +54,16 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
         seconds=seconds, mask=mask, final=log.last, notes=prepared.notes,
     )  # fmt: skip
     return run
+
+
+def _check_density(recipe: Recipe, student: PreTrainedModel) -> None:
+    """Refuse a density that rounds to no coordinate, before steps are spent on it."""
+    numel = sum(weight.numel() for weight in student.parameters())
+    density = recipe.discover.density
+    if density is not None and not round(density * numel):
+        raise RecipeError(
+            f"discover.density {density:g} of {numel:,} coordinates rounds to none: raise it"
+        )
 
 
 def _draw(recipe: Recipe, run: RunDir, progress: Progress | None) -> RunDir:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,13 @@ from transformers import AutoConfig, PreTrainedModel
 
 from sparseopd.errors import DataError, RecipeError
 from sparseopd.pairs import (
+    check_images,
     check_vocabulary,
     has_chat_template,
     load_model,
     load_processor,
     match_teacher,
+    pick_device,
     resolve_path,
 )
 from sparseopd.pairs.loading import Processor
@@ -37,9 +40,11 @@ class Prepared:
 
 def prepare(recipe: Recipe) -> Prepared:
     """Load processors, prompts and models. Raises a `RequestError` with one sentence."""
+    check_device(recipe)
     processor = load_processor(recipe.student)
     check_vocabulary(processor, load_processor(recipe.teacher))
-    prompts = load_prompts(recipe.data, chat=has_chat_template(processor), seed=recipe.seed)
+    prompts = load_prompts(recipe.data, chat=has_chat_template(processor))
+    check_images(prompts.has_images, processor)
     if len(prompts.train) < recipe.train.batch_size:
         raise DataError(
             f"{recipe.data.train} has {len(prompts.train)} training prompts, fewer than "
@@ -50,6 +55,22 @@ def prepare(recipe: Recipe) -> Prepared:
     notes = [f"the teacher's {dropped} padding rows beyond the student's vocabulary were left out"]
     stored = _stored_dtype(recipe)
     return Prepared(student, teacher, processor, prompts, stored, notes if dropped else [])
+
+
+def check_device(recipe: Recipe) -> None:
+    """Refuse devices that training cannot use as asked.
+
+    Raises `PairError` for one that is not there, `RecipeError` where transformers would spread one
+    process over several GPUs, or several processes were launched.
+    """
+    device = pick_device(recipe.device)
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise RecipeError(
+            f"{torch.cuda.device_count()} GPUs are visible and training uses one: choose it with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError("several processes were launched and training uses one: start it without")
 
 
 def require_masters(recipe: Recipe, what: str) -> None:

@@ -17,14 +17,19 @@ import torch
 from torch import nn
 
 from sparseopd.artifacts import Progress, RunDir
-from sparseopd.distill.checkpoint import changed_off_mask, checkpoint_bytes, save_checkpoint
+from sparseopd.distill.checkpoint import (
+    changed_off_mask,
+    checkpoint_bytes,
+    require_lossless,
+    save_checkpoint,
+)
 from sparseopd.distill.facts import record, write_recipe
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.trainer import RunLog, make_trainer
-from sparseopd.errors import TrainingError
+from sparseopd.errors import MaskError, TrainingError
 from sparseopd.masks import Mask
 from sparseopd.optim import MaskedOptimizer
-from sparseopd.pairs import load_model
+from sparseopd.pairs import load_model, local_folder
 from sparseopd.recipe import Optimizer, Recipe
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -49,7 +54,7 @@ def train(
         require_masters(recipe, "a full run")
     prepared = prepare(recipe)
     if mask is not None:
-        mask.verify(prepared.student)
+        _check_mask(recipe, prepared, mask)
     run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))
     write_recipe(run, recipe)
     if mask is not None:
@@ -130,6 +135,15 @@ def build_optimizer(
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:
     """Return the learning rate of a full or of a masked run."""
     return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
+
+
+def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:
+    """Refuse a mask that is empty or foreign, and dtypes that would round what it leaves alone."""
+    if not mask.count():
+        raise MaskError("the mask is empty: nothing would be trained")
+    folder = local_folder(recipe.student)
+    require_lossless(folder, getattr(torch, recipe.student.dtype), prepared.stored_dtype)
+    mask.verify(prepared.student)
 
 
 def _check_off_mask(recipe: Recipe, prepared: Prepared, run: RunDir, mask: Mask) -> None:

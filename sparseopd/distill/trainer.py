@@ -20,7 +20,7 @@ from sparseopd.artifacts import Progress
 from sparseopd.distill.objectives import beta
 from sparseopd.errors import TrainingError
 from sparseopd.optim import MaskedOptimizer
-from sparseopd.pairs.loading import Processor
+from sparseopd.pairs.loading import Processor, pick_device
 from sparseopd.recipe import Recipe
 
 BuildOptimizer = Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -97,10 +97,8 @@ def make_trainer(
     """
     train, rollout = recipe.train, recipe.rollout
     micro = train.micro_batch_size or train.batch_size
-    cpu = (
-        recipe.device == "cpu"
-        or torch.accelerator.current_accelerator(check_available=True) is None
-    )
+    device = pick_device(recipe.device)
+    can_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     config = DistillationConfig(
         output_dir=str(folder),
         max_steps=steps,
@@ -116,8 +114,8 @@ def make_trainer(
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         gradient_checkpointing=train.gradient_checkpointing,
-        bf16=not cpu if train.bf16 is None else train.bf16,
-        use_cpu=cpu,
+        bf16=can_bf16 if train.bf16 is None else train.bf16,
+        use_cpu=device.type == "cpu",
         seed=recipe.seed,
         logging_steps=train.log_every,
         save_strategy="no",

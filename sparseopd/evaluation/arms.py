@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sparseopd.artifacts import RunDir, RunFacts
-from sparseopd.errors import RunFolderError
-from sparseopd.recipe import BUNDLED_PREFIX, Model, Recipe
+from sparseopd.errors import RequestError, RunFolderError
+from sparseopd.recipe import BUNDLED_PREFIX, Model, Recipe, load
 
 _RANK = {"source": 0, "teacher": 2}
 
@@ -72,6 +72,29 @@ def model_of(arm: Arm, recipe: Recipe) -> Model:
     if arm.kind == "source":
         return recipe.student
     return replace(recipe.student, path=arm.path, revision=None)
+
+
+def check_run(arm: Arm, recipe: Recipe) -> None:
+    """Refuse a run that this recipe cannot judge.
+
+    Raises `RequestError` if it started from another student, whose tokenizer and source scores are
+    not these, or if prompts held out here were among those it trained on.
+    """
+    if arm.run is None:
+        return
+    facts = arm.run.read_facts()
+    if facts.student != recipe.student.path:
+        raise RequestError(
+            f"{arm.run.path} started from {facts.student} and the evaluation from "
+            f"{recipe.student.path}: evaluate runs of one student together"
+        )
+    trained, data = load(arm.run.path).data, recipe.data
+    split = (trained.holdout, trained.holdout_seed), (data.holdout, data.holdout_seed)
+    if data.test is None and trained.train == data.train and (trained.test or split[0] != split[1]):
+        raise RequestError(
+            f"{arm.run.path} trained on prompts that this evaluation holds out of {data.train}: "
+            "use one data.holdout and data.holdout_seed, or name held-out prompts with data.test"
+        )
 
 
 def training_record(arm: Arm) -> TrainingRecord:

@@ -20,11 +20,19 @@ from transformers import PreTrainedModel
 from sparseopd.artifacts import Progress, Scores, versions
 from sparseopd.errors import RequestError
 from sparseopd.evaluation.agreement import agreement
-from sparseopd.evaluation.arms import Arm, TrainingRecord, in_order, model_of, training_record
+from sparseopd.evaluation.arms import (
+    Arm,
+    TrainingRecord,
+    check_run,
+    in_order,
+    model_of,
+    training_record,
+)
 from sparseopd.evaluation.measure import Shared, measure
 from sparseopd.evaluation.summary import Result, bootstrap_options, summarize
 from sparseopd.pairs import (
     Tensors,
+    check_images,
     check_vocabulary,
     has_chat_template,
     load_model,
@@ -70,7 +78,10 @@ def _prepare(arms: Sequence[Arm], recipe: Recipe, progress: Progress) -> tuple[S
     # Runs keep the student's tokenizer; a model from elsewhere would read other words in our ids.
     for other in [recipe.teacher, *(model_of(arm, recipe) for arm in arms if arm.kind == "model")]:
         check_vocabulary(processor, load_processor(other))
-    prompts = load_prompts(recipe.data, chat=has_chat_template(processor), seed=recipe.seed)
+    for arm in arms:
+        check_run(arm, recipe)
+    prompts = load_prompts(recipe.data, chat=has_chat_template(processor))
+    check_images(prompts.has_images, processor)
     count = min(len(prompts.test), recipe.evaluate.prompts)
     shared = Shared(
         teacher=load_model(recipe.teacher, device=device),

@@ -54,8 +54,15 @@ def select(
     settings = _settings(selector, density, threshold, like, seed)
     opened = open_tensors(base)
     comparison = Comparison(opened, open_tensors(tuned) if tuned is not None else None, scope)
+    if like is not None:
+        _check_like(like, comparison)
     rule = random_like if like is not None else SELECTORS[selector]
     chosen = rule(comparison, **settings)
+    if not any(bool(flags.any()) for flags in chosen.values()):
+        raise MaskError(
+            f"the selector {selector} chose none of {comparison.numel:,} coordinates: raise the "
+            "density, lower the threshold, or train longer"
+        )
     hashes = {}
     tensors = {}
     for done, name in enumerate(comparison.shapes):
@@ -79,6 +86,14 @@ def select(
     return Mask.from_tensors(tensors, provenance)
 
 
+def _check_like(like: Mask, comparison: Comparison) -> None:
+    """Refuse a mask whose counts cannot be matched: of another model, or beyond the scope."""
+    like.verify_shapes(comparison.shapes, comparison.base.label)
+    outside = [name for name in like.names if like.count(name) and name not in comparison.names]
+    if outside:
+        raise MaskError(f"the mask to match chooses from {outside[0]}, which the scope leaves out")
+
+
 def _settings(
     selector: str, density: float | None, threshold: float | None, like: Mask | None, seed: int
 ) -> dict[str, Any]:
@@ -90,7 +105,10 @@ def _settings(
             raise MaskError(
                 "the selector threshold takes a threshold, not a density or another mask"
             )
-        return {"threshold": 1e-5 if threshold is None else threshold}
+        threshold = 1e-5 if threshold is None else threshold
+        if not 0 <= threshold < float("inf"):
+            raise MaskError(f"the threshold is {threshold}: it must be finite and not negative")
+        return {"threshold": threshold}
     if threshold is not None:
         raise MaskError(f"the selector {selector} takes a density, not a threshold")
     if like is not None:

@@ -8,10 +8,12 @@ holds a parameter under another name, or several checkpoint tensors in one param
 """
 
 from sparseopd.pairs.loading import (
+    check_images,
     has_chat_template,
     is_vision_language,
     load_model,
     load_processor,
+    local_folder,
     pick_device,
     resolve_path,
 )
@@ -21,6 +23,7 @@ from sparseopd.pairs.vocabulary import check_vocabulary, match_teacher
 
 __all__ = [
     "Tensors",
+    "check_images",
     "check_vocabulary",
     "checkpoint_pieces",
     "gather_positions",
@@ -28,6 +31,7 @@ __all__ = [
     "is_vision_language",
     "load_model",
     "load_processor",
+    "local_folder",
     "match_teacher",
     "open_tensors",
     "pick_device",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -25,6 +27,17 @@ from sparseopd.pairs import tiny
 from sparseopd.recipe import BUNDLED_PREFIX, Model
 
 Processor = PreTrainedTokenizerBase | ProcessorMixin
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
+"""What transformers raises for a folder or id that is missing, damaged or of an unknown kind."""
 
 
 def resolve_path(path: str) -> str:
@@ -36,6 +49,14 @@ def resolve_path(path: str) -> str:
     if not folder.exists():
         raise PairError(f"the bundled pair {pair} has no {rest!r}")
     return str(folder)
+
+
+def local_folder(model: Model) -> Path:
+    """Return the folder of a model that has been loaded: its own, or the hub's cached snapshot."""
+    where = Path(resolve_path(model.path))
+    if where.is_dir():
+        return where
+    return Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -77,9 +98,13 @@ def load_model(model: Model, *, device: str | torch.device | None = None) -> Pre
         config = AutoConfig.from_pretrained(where, **options)
         kind = AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
         loaded, info = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            where, dtype=getattr(torch, model.dtype), output_loading_info=True, **options
+            where,
+            dtype=getattr(torch, model.dtype),
+            output_loading_info=True,
+            use_safetensors=True,  # never a pickle
+            **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise PairError(f"cannot load the model {model.path}: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -105,7 +130,7 @@ def load_processor(model: Model) -> Processor:
         config = AutoConfig.from_pretrained(where, **options)
         kind = AutoProcessor if is_vision_language(config) else AutoTokenizer
         processor = kind.from_pretrained(where, padding_side="left", **options)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+    except LOADING_ERRORS as error:
         raise PairError(
             f"cannot load the tokenizer or processor of {model.path}: {_first_line(error)}"
         ) from error
@@ -119,6 +144,15 @@ def load_processor(model: Model) -> Processor:
 def tokenizer_of(processor: Processor) -> PreTrainedTokenizerBase:
     """Return the tokenizer inside a processor, or the tokenizer itself."""
     return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor  # pyright: ignore
+
+
+def check_images(has_images: bool, processor: Processor) -> None:
+    """Raise `PairError` if prompts have images and the student only a tokenizer."""
+    if has_images and not isinstance(processor, ProcessorMixin):
+        raise PairError(
+            "the prompts have images and the student is a language model, which cannot see them: "
+            "choose a vision-language student, or prompts without an image column"
+        )
 
 
 def has_chat_template(processor: Processor) -> bool:

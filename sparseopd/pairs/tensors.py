@@ -39,7 +39,9 @@ class FolderTensors:
 
     def __init__(self, folder: Path) -> None:
         self.label = str(folder)
-        self._shards = {name: folder / file for name, file in _shard_of_each(folder).items()}
+        tied = _tied_names(folder)
+        shards = _shard_of_each(folder)
+        self._shards = {name: folder / file for name, file in shards.items() if name not in tied}
         self._open: tuple[Path, safe_open] | None = None
 
     def keys(self) -> list[str]:
@@ -132,6 +134,17 @@ def _open_shard(path: Path) -> safe_open:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise PairError(f"cannot read the weights {path}: {error}") from error
+
+
+def _tied_names(folder: Path) -> set[str]:
+    """Return the names under which a checkpoint may repeat its embedding, where its config ties them."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config") or {}
+        tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    except (OSError, ValueError, AttributeError):
+        return set()
+    return {"lm_head.weight", "language_model.lm_head.weight"} if tied else set()
 
 
 def _shard_of_each(folder: Path) -> dict[str, str]:

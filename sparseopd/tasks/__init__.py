@@ -3,7 +3,7 @@
     recipe.Data → load_prompts → Prompts(train, test, grader)
     grader name → resolve_grader → grader(completion, answer) → bool
 
-    prompts = load_prompts(recipe.data, chat=True, seed=0)
+    prompts = load_prompts(recipe.data, chat=True)
     prompts.grader("the answer is 12", prompts.test[0]["answer"])
 
 Importing this package loads no torch.

@@ -41,10 +41,10 @@ class Prompts:
     """How many rows of `data.train` became `test`; 0 when `data.test` names its own."""
 
 
-def load_prompts(data: Data, *, chat: bool, seed: int) -> Prompts:
+def load_prompts(data: Data, *, chat: bool) -> Prompts:
     """Read, split and canonicalize the prompts of a recipe.
 
-    Without `data.test`, `data.holdout` rows drawn by `seed` are held out, before `data.limit`
+    Without `data.test`, `data.holdout` rows drawn by `data.holdout_seed` are held out, before `data.limit`
     shortens what is left; a data set of fewer than twice as many rows gives a fifth of them.
 
     Args:
@@ -61,7 +61,7 @@ def load_prompts(data: Data, *, chat: bool, seed: int) -> Prompts:
         kept, held = range(len(source.rows)), range(len(other.rows))
     else:
         other = source
-        kept, held = _hold_out(len(source.rows), data, seed)
+        kept, held = _hold_out(len(source.rows), data)
     kept = kept[: data.limit]
     train = _canonical(source, kept, data, chat=chat, graded=False)
     test = _canonical(other, held, data, chat=chat, graded=data.grader != "none")
@@ -76,7 +76,7 @@ def load_prompts(data: Data, *, chat: bool, seed: int) -> Prompts:
     )
 
 
-def _hold_out(count: int, data: Data, seed: int) -> tuple[Sequence[int], Sequence[int]]:
+def _hold_out(count: int, data: Data) -> tuple[Sequence[int], Sequence[int]]:
     """Draw which rows to train on and which to hold out; each keeps the file's order."""
     if count < 2:
         raise DataError(
@@ -84,7 +84,7 @@ def _hold_out(count: int, data: Data, seed: int) -> tuple[Sequence[int], Sequenc
             "hold out: add rows, or name held-out prompts with data.test"
         )
     size = data.holdout if count >= 2 * data.holdout else max(1, count // 5)
-    order = np.random.default_rng(seed).permutation(count)
+    order = np.random.default_rng(data.holdout_seed).permutation(count)
     return sorted(order[size:].tolist()), sorted(order[:size].tolist())
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
-from sparseopd.distill.checkpoint import changed_off_mask, save_checkpoint
-from sparseopd.errors import RunFolderError
+from sparseopd.distill.checkpoint import changed_off_mask, require_lossless, save_checkpoint
+from sparseopd.errors import PairError, RunFolderError
 from sparseopd.masks import select
 from sparseopd.pairs import load_processor
 from sparseopd.recipe import Model
@@ -59,3 +59,18 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     ):
         save_checkpoint(model, processor, tmp_path / "checkpoint", torch.float32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dtypes_that_round_the_source_are_refused(tmp_path: Path) -> None:
+    model = make_qwen3().to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    require_lossless(tmp_path, torch.float32, torch.bfloat16)
+    with pytest.raises(
+        PairError, match=r"rounded to torch\.float16.*set student\.dtype to float32"
+    ):
+        require_lossless(tmp_path, torch.float16, torch.bfloat16)
+    make_qwen3().save_pretrained(tmp_path)
+    with pytest.raises(
+        PairError, match=r"rounded to torch\.bfloat16.*set train\.save_dtype to float32"
+    ):
+        require_lossless(tmp_path, torch.float32, torch.bfloat16)

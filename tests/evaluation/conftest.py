@@ -70,11 +70,12 @@ def write_recipe(folder: Path) -> Recipe:
 
 
 def write_run(
-    folder: Path, kind: str, model: Any = None, mask: dict[str, Any] | None = None
+    folder: Path, recipe: Recipe, kind: str, model: Any = None, mask: dict[str, Any] | None = None
 ) -> RunDir:
     """A finished run's folder; without a model it holds no checkpoint."""
     run = RunDir(folder)
     run.path.mkdir()
+    run.recipe.write_text(recipe.to_yaml())
     run.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
     if model is not None:
         model.save_pretrained(run.checkpoint)
@@ -82,8 +83,8 @@ def write_run(
     facts = RunFacts(
         kind=kind,
         name=folder.name,
-        student="s",
-        teacher="t",
+        student=recipe.student.path,
+        teacher=recipe.teacher.path,
         steps=2,
         lr=1e-3,
         seed=0,
@@ -119,8 +120,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., RunDir]:
-    return lambda name, *details, **more: write_run(tmp_path / name, *details, **more)
+def make_run(tmp_path: Path, recipe: Recipe) -> Callable[..., RunDir]:
+    return lambda name, *details, **more: write_run(tmp_path / name, recipe, *details, **more)
 
 
 @pytest.fixture(autouse=True, scope="package")

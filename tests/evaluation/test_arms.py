@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparseopd.errors import MaskFileError, RunFolderError
+from sparseopd.errors import MaskFileError, RequestError, RunFolderError
 from sparseopd.evaluation import Arm, arms_for
-from sparseopd.evaluation.arms import model_of, training_record
+from sparseopd.evaluation.arms import check_run, model_of, training_record
 from sparseopd.masks import Mask
 from sparseopd.recipe import Model
 
@@ -91,3 +91,22 @@ def test_a_damaged_mask_is_told(recipe, make_run, make_model) -> None:
 def test_a_model_has_no_record(recipe) -> None:
     record = training_record(arms_for([], recipe)[0])
     assert record.density is None and record.curve == [] and record.layout == []
+
+
+def test_runs_of_another_student_are_not_compared(recipe, make_run, make_model) -> None:
+    [arm] = arms_for([make_run("full", "full", make_model())], recipe, source=False, teacher=False)
+    check_run(arm, recipe)
+    recipe.student.path = "org/other"
+    with pytest.raises(RequestError, match="evaluate runs of one student together"):
+        check_run(arm, recipe)
+
+
+def test_prompts_a_run_trained_on_are_not_held_out(recipe, make_run, make_model) -> None:
+    recipe.data.test, recipe.data.holdout = None, 4
+    [arm] = arms_for([make_run("full", "full", make_model())], recipe, source=False, teacher=False)
+    check_run(arm, recipe)
+    recipe.data.holdout_seed = 5
+    with pytest.raises(RequestError, match=r"trained on prompts that this evaluation holds out"):
+        check_run(arm, recipe)
+    recipe.data.test = recipe.data.train
+    check_run(arm, recipe)

@@ -149,7 +149,7 @@ def test_the_vision_pair() -> None:
     )
     processor = load_processor(Model(path="bundled:tiny-digits/student"))
     data = Data(train="bundled:tiny-digits/test.parquet", holdout=8)
-    prompts = load_prompts(data, chat=True, seed=0).test
+    prompts = load_prompts(data, chat=True).test
     completions = draw(student, processor, prompts)
     found = divergence(student, teacher, processor, prompts, completions, batch_size=5)
     exact = brute_force(student, teacher, processor, prompts, completions)

@@ -19,22 +19,23 @@ from sparseopd.evaluation.measure import Measurement
 from sparseopd.evaluation.summary import Result, summarize
 from sparseopd.masks import Mask
 from sparseopd.pairs.tiny.vocabulary import character_tokenizer
+from sparseopd.recipe import Recipe
 from tests.evaluation.conftest import random_model, write_recipe, write_run
 
 
-def write_runs(folder: Path) -> list[RunDir]:
+def write_runs(folder: Path, recipe: Recipe) -> list[RunDir]:
     """A masked run, the full run whose weights it has, and another full run."""
     facts = {"file": "mask.safetensors", "density": 0.5}
-    masked = write_run(folder / "masked", "masked", random_model(1), mask=facts)
+    masked = write_run(folder / "masked", recipe, "masked", random_model(1), mask=facts)
     norm = {"model.norm.weight": torch.ones(32, dtype=torch.bool)}
     Mask.from_tensors(norm).save(masked.mask)
-    full = write_run(folder / "full", "full", random_model(1))
-    return [masked, full, write_run(folder / "other", "full", random_model(2))]
+    full = write_run(folder / "full", recipe, "full", random_model(1))
+    return [masked, full, write_run(folder / "other", recipe, "full", random_model(2))]
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> list[RunDir]:
-    return write_runs(tmp_path)
+def runs(tmp_path: Path, recipe: Recipe) -> list[RunDir]:
+    return write_runs(tmp_path, recipe)
 
 
 @dataclass
@@ -55,7 +56,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         recipe = write_recipe(folder)
-        arms = arms_for(write_runs(folder), recipe)
+        arms = arms_for(write_runs(folder, recipe), recipe)
         scores = evaluate(arms, recipe, progress=lambda *stage: stages.append(stage))
     return Compared(scores, stages)
 

@@ -132,7 +132,7 @@ def test_images_need_a_processor(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_vision_prompts_are_encoded_as_in_training() -> None:
     processor = load_processor(Model(path="bundled:tiny-digits/student"))
     data = Data(train="bundled:tiny-digits/test.parquet", holdout=4)
-    test = load_prompts(data, chat=True, seed=0).test
+    test = load_prompts(data, chat=True).test
     rows: list[Any] = [test[place] for place in range(4)]
     encoded = encode(processor, rows)
     messages = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
@@ -145,7 +145,7 @@ def test_the_bundled_vision_teacher_reads_digits() -> None:
     source = Model(path="bundled:tiny-digits/teacher")
     model, processor = load_model(source), load_processor(source)
     data = Data(train="bundled:tiny-digits/test.parquet", holdout=40)
-    prompts = load_prompts(data, chat=True, seed=0)
+    prompts = load_prompts(data, chat=True)
     assert prompts.grader is not None and prompts.has_images
     rollout = Rollout(max_new_tokens=8)
     completions = draw(model, processor, prompts.test, samples=2, batch_size=16, rollout=rollout)

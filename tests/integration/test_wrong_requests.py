@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparseopd.masks import select
 from tests.integration.conftest import Command, Ran, files_of
@@ -119,6 +120,34 @@ def test_a_mask_of_another_model(place: Path, tmp_path: Path, sparseopd: Command
         sparseopd("train", "tiny-arithmetic", "--mask", mask, "-o", "x"),
         "discover a mask for this model",
     )
+    assert list(place.iterdir()) == []
+
+
+def test_masks_and_devices_that_cannot_train(
+    place: Path, tmp_path: Path, sparseopd: Command
+) -> None:
+    mask = tmp_path / "mask.safetensors"
+    one = select("bundled:tiny-arithmetic/student", selector="random", density=0.1)
+    (one - one).save(mask)
+    refused(sparseopd("train", "tiny-arithmetic", "--mask", mask, "-o", "x"), "the mask is empty")
+    one.save(mask)
+    words = ["student.dtype=float16", "--mask", mask, "-o", "x"]
+    refused(sparseopd("train", "tiny-arithmetic", *words), "would be rounded to torch.float16")
+    refused(
+        sparseopd("discover", "tiny-arithmetic", "--density", "1e-9", "-o", "x"), "rounds to none"
+    )
+    if not torch.cuda.is_available():
+        refused(
+            sparseopd("train", "tiny-arithmetic", "device=cuda", "-o", "x"), "'cuda' cannot be used"
+        )
+    assert list(place.iterdir()) == []
+
+
+def test_several_processes(
+    place: Path, monkeypatch: pytest.MonkeyPatch, sparseopd: Command
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(sparseopd("train", "tiny-arithmetic", "-o", "x"), "several processes were launched")
     assert list(place.iterdir()) == []
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from sparseopd.errors import MaskError
+from sparseopd.errors import MaskError, MaskMismatchError
 from sparseopd.masks import Mask, select, summarize_update
 from tests.conftest import make_moe, make_qwen3
 
@@ -56,6 +57,30 @@ def test_random_like_matches_every_tensor(qwen3: Qwen3ForCausalLM, moved: Qwen3F
     random = select(qwen3, selector="random", like=mask, seed=5)
     assert [random.count(name) for name in mask.names] == [mask.count(name) for name in mask.names]
     assert random.jaccard(mask) < 0.2 and random.provenance.settings["like"] == mask.digest()
+
+
+def test_random_like_refuses_what_it_cannot_match(qwen3: Qwen3ForCausalLM) -> None:
+    foreign = Mask.from_tensors({"elsewhere": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(MaskMismatchError, match="lacks 1 of them"):
+        select(qwen3, selector="random", like=foreign)
+    larger = Mask.from_tensors({"model.norm.weight": torch.ones(64, dtype=torch.bool)})
+    with pytest.raises(MaskMismatchError, match=r"\(64,\) in the mask and \(32,\)"):
+        select(qwen3, selector="random", like=larger)
+    norm = Mask.from_tensors({"model.norm.weight": torch.ones(32, dtype=torch.bool)})
+    with pytest.raises(MaskError, match="scope leaves out"):
+        select(qwen3, selector="random", like=norm, scope=["*.mlp.*"])
+
+
+def test_a_head_repeated_on_disk_is_still_tied(tmp_path: Path) -> None:
+    model = make_qwen3(tied=True)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    streamed = select(tmp_path, selector="random", density=0.1)
+    assert "lm_head.weight" not in streamed.names
+    streamed.verify(model)
+    assert streamed == select(model, selector="random", density=0.1)
 
 
 def test_scope_limits_the_choice_and_the_count(
@@ -112,6 +137,10 @@ def test_models_that_are_no_siblings(qwen3: Qwen3ForCausalLM) -> None:
         ({"density": 1.5}, "density is 1.5"),
         ({"threshold": 1e-5}, "takes a density"),
         ({"selector": "threshold", "density": 0.1}, "takes a threshold"),
+        ({"selector": "threshold", "threshold": float("nan")}, "must be finite"),
+        ({"selector": "threshold", "threshold": -1.0}, "not negative"),
+        ({"selector": "threshold"}, "chose none of 16,864 coordinates"),
+        ({"density": 1e-9}, "chose none"),
     ],
 )
 def test_settings_that_do_not_fit(qwen3: Qwen3ForCausalLM, settings: dict, sentence: str) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, ProcessorMixin, Qwen3Config, Q
 
 from sparseopd.errors import PairError
 from sparseopd.pairs import (
+    check_images,
     check_vocabulary,
     has_chat_template,
     load_model,
@@ -83,3 +84,22 @@ def test_a_teachers_padding_rows_are_dropped_and_a_students_refused() -> None:
     assert torch.allclose(wider(tokens).logits, before, atol=1e-6)
     with pytest.raises(PairError, match="48 rows and the teacher's only 40"):
         match_teacher(widened(), make_qwen3())
+
+
+def test_pickles_and_damaged_weights_are_refused(tmp_path: Path) -> None:
+    model = make_qwen3()
+    model.save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:1000])
+    with pytest.raises(PairError, match="cannot load the model"):
+        load_model(Model(path=str(tmp_path)))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(PairError, match="cannot load the model"):
+        load_model(Model(path=str(tmp_path)))
+
+
+def test_images_need_a_student_that_sees() -> None:
+    check_images(True, load_processor(Model(path=DIGITS)))
+    with pytest.raises(PairError, match="cannot see them"):
+        check_images(True, load_processor(Model(path=ARITHMETIC)))

@@ -29,9 +29,9 @@ def sums(tmp_path: Path) -> str:
     return write(tmp_path / "sums.jsonl", rows)
 
 
-def load(train: str, *, chat: bool = True, seed: int = 0, **settings: Any):
+def load(train: str, *, chat: bool = True, **settings: Any):
     settings.setdefault("test", train)
-    return load_prompts(Data(train=train, **settings), chat=chat, seed=seed)
+    return load_prompts(Data(train=train, **settings), chat=chat)
 
 
 def test_text_becomes_messages_for_chat_models_only(sums: str) -> None:
@@ -114,7 +114,7 @@ def test_loading_leaves_the_users_folder_and_settings_alone(tmp_path: Path) -> N
 def test_holding_out(sums: str) -> None:
     first = load(sums, test=None, holdout=10, chat=False)
     again = load(sums, test=None, holdout=10, chat=False)
-    other = load(sums, test=None, holdout=10, chat=False, seed=1)
+    other = load(sums, test=None, holdout=10, chat=False, holdout_seed=1)
     assert first.test[:] == again.test[:]
     assert first.test[:] != other.test[:]
     assert first.held_out == len(first.test) == 10
