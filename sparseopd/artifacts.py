@@ -6,6 +6,8 @@
       metrics.jsonl       one line a logged step
       mask.safetensors    (discover) the mask; delta.json beside it sums up the update it came from
                           (train --mask keeps a copy of the mask it trained)
+      stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
+                          saliency/ the scores of the selector saliency
       checkpoint/         (train) the trained student, as `from_pretrained` loads it
       scores.json         (evaluate) Scores; report.html beside it
 
@@ -19,12 +21,12 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sparseopd
 from sparseopd.errors import RunFolderError
@@ -101,9 +103,15 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.mask = self.path / "mask.safetensors"
         self.delta = self.path / "delta.json"
+        self.stability = self.path / "stability.jsonl"
+        self.saliency = self.path / "saliency"
         self.checkpoint = self.path / "checkpoint"
         self.scores = self.path / "scores.json"
         self.report = self.path / "report.html"
+
+    def snapshot(self, step: int) -> Path:
+        """Return where the mask after a step of discovery is kept."""
+        return self.path / "masks" / f"step-{step}.safetensors"
 
     @classmethod
     def unused(cls, path: str | Path) -> RunDir:
@@ -172,11 +180,16 @@ class Provenance:
     """`dtype:digest` of each base tensor, by checkpoint name (pairs.tensor_hash)."""
     selector: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The selector's own settings: density or threshold, seed, scope."""
+    """The selector's own settings: density or threshold, budget, scope (selection.Selection)."""
     compared_in: str = ""
     """The dtype in which base and tuned weights were subtracted."""
+    tuned: str = ""
+    """Path or id of what the base was compared with, where there was anything."""
     steps: int | None = None
     """Training steps behind the update, where there were any."""
+    stability: list[dict[str, float]] = field(default_factory=list)
+    """How the mask settled while it was discovered: rows of "step", "since", "density" and "jaccard",
+    the index of the top-k masks of that density after the two steps."""
     seed: int | None = None
     recipe_hash: str | None = None
     version: str = ""
@@ -221,6 +234,8 @@ class ArmScores:
     """Logged training steps ("step", "loss", "entropy", …) for the learning curves."""
     layout: list[dict[str, Any]] = field(default_factory=list)
     """Where the mask lies: rows of "layer" (int or null), "module", "count", "numel"."""
+    stability: list[dict[str, float]] = field(default_factory=list)
+    """How its mask settled while it was discovered (`Provenance.stability`)."""
     per_prompt: list[float] = field(default_factory=list)
     """Mean accuracy on each prompt, in the shared order."""
     examples: list[dict[str, str]] = field(default_factory=list)
@@ -269,5 +284,8 @@ def versions() -> dict[str, str]:
     return own | {library: version(library) for library in LIBRARIES}
 
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total) while a stage works; the command line draws the bar."""
+class Progress(Protocol):
+    """Called while a stage works; the command line draws the bar."""
+
+    def __call__(self, stage: str, done: int, total: int, unit: str = "") -> None:
+        """`unit` says what is counted: "bytes", or "" for steps."""

@@ -20,6 +20,7 @@ from sparseopd.console import (
     say,
 )
 from sparseopd.errors import RequestError, SparseOPDError
+from sparseopd.mask_commands import mask_app
 
 app = typer.Typer(
     help="Find the few weights that matter in on-policy distillation, and train and ship only those.",
@@ -28,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-mask_app = typer.Typer(help="Make, look at and check masks.", no_args_is_help=True)
 app.add_typer(mask_app, name="mask")
 
 Words = Annotated[
@@ -103,9 +103,20 @@ def discover(
         float | None, typer.Option(help="Share of coordinates to keep.", show_default=False)
     ] = None,
     selector: Annotated[
-        str | None, typer.Option(help="topk, threshold or random.", show_default=False)
+        str | None, typer.Option(help="A selector of `mask select`.", show_default=False)
     ] = None,
     steps: Steps = None,
+    until_stable: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop early, once the mask's Jaccard index with the one of the check before is this.",
+            show_default=False,
+        ),
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(help="Also keep the mask after these steps: 5,10,25.", show_default=False),
+    ] = None,
     seed: Seed = None,
     json: Json = False,
     dry_run: DryRun = False,
@@ -118,6 +129,8 @@ def discover(
         "discover.density": density,
         "discover.selector": selector,
         "discover.steps": steps,
+        "discover.until_stable": until_stable,
+        "discover.snapshots": None if snapshots is None else f"[{snapshots}]",
         "seed": seed,
     }
     recipe = _recipe(words, given)
@@ -243,81 +256,6 @@ def evaluate(
     scores.save(folder.scores)
     write_report([scores], folder.report, title=loaded.name, command=_command())
     _show([scores], folder.path, json)
-
-
-@mask_app.command("show")
-def mask_show(mask: Path, json: Json = False) -> None:
-    """Say what a mask is: density by layer and module, and where it came from."""
-    from sparseopd.masks import Mask, layout
-
-    loaded = Mask.load(mask)
-    rows = layout(loaded)
-    if json:
-        return print_json(
-            {
-                "k": loaded.count(),
-                "numel": loaded.numel(),
-                "density": loaded.density(),
-                "layout": rows,
-            }
-        )
-    from sparseopd.report import mask_table
-
-    say(
-        f"{loaded.count():,} of {loaded.numel():,} coordinates ({100 * loaded.density():.3g} %), "
-        f"selector {loaded.provenance.selector or 'unknown'}, base {loaded.provenance.base or 'unknown'}"
-    )
-    console.print(mask_table(rows))
-
-
-@mask_app.command("select")
-def mask_select(
-    base: str,
-    tuned: Annotated[
-        str | None, typer.Argument(help="The base after training; not for random.")
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")] = ...,  # pyright: ignore
-    selector: Annotated[str, typer.Option(help="topk, threshold or random.")] = "topk",
-    density: Annotated[
-        float | None, typer.Option(help="Share of coordinates.", show_default="0.1")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Keep |update| above it.", show_default=False)
-    ] = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(help="random: match this mask's count in every tensor.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Breaks ties, draws random masks.")] = 0,
-) -> None:
-    """Take a mask from two checkpoints on disk, without loading either model."""
-    if output.exists():
-        raise RequestError(f"{output} exists already: give another name with -o")
-    from sparseopd.masks import Mask, select
-
-    with live_progress() as progress:
-        mask = select(
-            base,
-            tuned,
-            selector=selector,
-            density=density,
-            threshold=threshold,
-            like=Mask.load(like) if like else None,
-            seed=seed,
-            progress=progress,
-        )
-    mask.save(output)
-    say(f"mask of {mask.count():,} coordinates ({100 * mask.density():.3g} %): {output}")
-
-
-@mask_app.command("verify")
-def mask_verify(mask: Path, model: str) -> None:
-    """Check that a mask belongs to a model: names, shapes and content."""
-    from sparseopd.masks import Mask
-
-    loaded = Mask.load(mask)
-    loaded.verify(model)
-    say(f"the mask fits {model}: {len(loaded.names)} tensors agree in name, shape and content")
 
 
 def main() -> None:

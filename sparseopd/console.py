@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -38,28 +38,34 @@ def live_progress() -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}"),
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     running: dict[str, tuple[TaskID, float]] = {}
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int, unit: str = "") -> None:
         progress.start()  # not before: a request refused at once leaves no empty bar
         if stage not in running:
-            running[stage] = progress.add_task(escape(stage), total=total), time.monotonic()
+            task = progress.add_task(escape(stage), total=total, amount="")
+            running[stage] = task, time.monotonic()
         task, started = running[stage]
-        progress.update(task, completed=done, total=total)
+        amount = f"{_amount(done, unit)}/{_amount(total, unit)}"
+        progress.update(task, completed=done, total=total, amount=amount)
         if done >= total:
             progress.remove_task(task)
             del running[stage]
-            say(f"{stage}: {total:,} in {time.monotonic() - started:.1f} s")
+            say(f"{stage}: {_amount(total, unit)} in {time.monotonic() - started:.1f} s")
 
     try:
         yield report
     finally:
         progress.stop()
+
+
+def _amount(count: int, unit: str) -> str:
+    return decimal(count) if unit == "bytes" else f"{count:,}"
 
 
 def say(sentence: str) -> None:

@@ -95,15 +95,15 @@ def _recipe(pair: str, seed: int, steps: int | None) -> Recipe:
 
 def _with_whole(progress: Progress, planned: Sequence[Recipe]) -> Progress:
     """Also report the demo as a whole, in training steps and their worth in evaluation."""
-    total = sum(_work(recipe) for recipe in planned)
+    whole = sum(_work(recipe) for recipe in planned)
     done_of: dict[str, float] = {}
 
-    def report(stage: str, done: int, total_of_stage: int) -> None:
-        progress(stage, done, total_of_stage)
+    def report(stage: str, done: int, total: int, unit: str = "") -> None:
+        progress(stage, done, total, unit)
         if not stage.endswith(": mask"):
             worth = SAMPLE_WORTH if stage.endswith((": sampling", ": scoring")) else 1.0
             done_of[stage] = done * worth
-            progress("whole demo", min(total, round(sum(done_of.values()))), total)
+            progress("whole demo", min(whole, round(sum(done_of.values()))), whole)
 
     return report
 
@@ -117,7 +117,7 @@ def _work(recipe: Recipe) -> int:
 def _labelled(progress: Progress, label: str) -> Progress:
     """Put a label before every stage's name."""
 
-    def report(stage: str, done: int, total: int) -> None:
-        progress(f"{label}: {stage}", done, total)
+    def report(stage: str, done: int, total: int, unit: str = "") -> None:
+        progress(f"{label}: {stage}", done, total, unit)
 
     return report

@@ -46,6 +46,11 @@ class MaskFileError(MaskError):
 class MaskMismatchError(MaskError):
     """A mask belongs to another model: tensors are missing, differ in shape or in content."""
 
+    def __init__(self, sentence: str, tensors: dict[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.tensors = tensors or {}
+        """Every tensor that does not fit, and what is wrong with it."""
+
 
 class OptimizerError(RequestError):
     """A masked optimizer cannot be built over these parameters or used this way."""

@@ -16,25 +16,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from sparseopd.combinations import check_combinations
 from sparseopd.errors import RecipeError
+from sparseopd.ranges import (
+    Beta,
+    Confidence,
+    Count,
+    CountOrZero,
+    Dtype,
+    Fraction,
+    NotNegative,
+    Positive,
+    Seed,
+)
+from sparseopd.selection import Selection
 
 BUNDLED_PREFIX = "bundled:"
 """`bundled:tiny-arithmetic/student` names a file or folder that ships with the package."""
-
-Fraction = Annotated[FiniteFloat, Gt(0), Le(1)]
-Positive = Annotated[FiniteFloat, Gt(0)]
-NotNegative = Annotated[FiniteFloat, Ge(0)]
-Beta = Annotated[FiniteFloat, Ge(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
-CountOrZero = Annotated[int, Ge(0)]
-Seed = Annotated[int, Ge(0), Lt(2**31)]
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(kw_only=True)
@@ -117,15 +120,21 @@ class Optimizer:
 
 
 @dataclass(kw_only=True)
-class Discover:
-    """The short full run whose update becomes the mask."""
+class Discover(Selection):
+    """The short full run whose update becomes the mask; how it is chosen is a `Selection`."""
 
     steps: Count = 50
-    selector: Literal["topk", "threshold", "random"] = "topk"
-    density: Fraction | None = None
-    """Share of coordinates to keep, exactly round(density · n); 0.1 by default. Not for threshold."""
-    threshold: NotNegative | None = None
-    """Only for the threshold selector: keep |Δ| > threshold (the paper's 1e-5 by default)."""
+    """Updates; the most of them where `until_stable` may end the run earlier."""
+    saliency: Literal["gradient", "momentum"] | None = None
+    """Only for the selector saliency: what of the optimizer's view ranks a coordinate, Σ|g| over the
+    run (the default) or |m|/√v after it."""
+    check_every: Count | None = None
+    """Compare the top-k mask with the one this many steps before; a tenth of `steps`
+    by default, and at least two."""
+    until_stable: Fraction | None = None
+    """Stop once the Jaccard index of two such masks at this density reaches it."""
+    snapshots: list[Count] = field(default_factory=list)
+    """Steps after which the mask so far is kept, in `masks/step-N.safetensors`."""
 
 
 @dataclass(kw_only=True)
@@ -157,7 +166,7 @@ class Evaluate:
     seed: Seed = 1234
     resamples: Count = 2000
     """Bootstrap resamples."""
-    confidence: Annotated[float, Gt(0.5), Le(0.999)] = 0.95
+    confidence: Confidence = 0.95
 
 
 @dataclass(kw_only=True)
@@ -242,7 +251,7 @@ def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         raise RecipeError(_sentence(error)) from error
-    _check_combinations(recipe)
+    check_combinations(recipe)
     _make_absolute(recipe)
     return recipe
 
@@ -289,49 +298,6 @@ def _sentence(error: ValidationError) -> str:
         return f"the recipe lacks {key}: add it, or give it on the command line"
     message = first["msg"].removeprefix("Input ")
     return f"recipe key {key} is {first['input']!r}, which is not allowed: it {message}"
-
-
-def _check_combinations(recipe: Recipe) -> None:
-    """Refuse knobs that would do nothing, and fill the defaults that depend on another knob."""
-    objective, optimizer, discover, train = (
-        recipe.objective,
-        recipe.optimizer,
-        recipe.discover,
-        recipe.train,
-    )
-    if objective.kind == "jsd":
-        objective.beta = 0.5 if objective.beta is None else objective.beta
-    elif objective.beta is not None:
-        raise RecipeError(
-            f"objective.beta does nothing with objective.kind={objective.kind}: use jsd or drop it"
-        )
-    if optimizer.momentum is not None and optimizer.name != "sgd":
-        raise RecipeError(
-            f"optimizer.momentum does nothing with {optimizer.name}: use sgd or drop it"
-        )
-    if optimizer.betas is not None and optimizer.name == "sgd":
-        raise RecipeError("optimizer.betas does nothing with sgd: use adamw or drop it")
-    if optimizer.schedule == "constant" and optimizer.warmup_steps:
-        raise RecipeError(
-            "optimizer.warmup_steps does nothing with schedule constant: use constant_with_warmup"
-        )
-    if discover.selector == "threshold":
-        if discover.density is not None:
-            raise RecipeError(
-                "discover.density does nothing with selector threshold: set it to null"
-            )
-        discover.threshold = 1e-5 if discover.threshold is None else discover.threshold
-    else:
-        if discover.threshold is not None:
-            raise RecipeError(
-                f"discover.threshold does nothing with {discover.selector}: set it to null"
-            )
-        discover.density = 0.1 if discover.density is None else discover.density
-    if train.batch_size % (train.micro_batch_size or 1):
-        raise RecipeError(
-            f"train.micro_batch_size {train.micro_batch_size} does not divide "
-            f"train.batch_size {train.batch_size}"
-        )
 
 
 def _make_absolute(recipe: Recipe) -> None:

@@ -21,7 +21,7 @@ def test_resolved_recipe_loads_to_itself() -> None:
     resolved = small(
         "optimizer.lr=1e-3", "optimizer.betas=[0.9, 0.95]", "discover.selector=threshold"
     )
-    assert resolved.optimizer.lr == 1e-3 and resolved.discover.threshold == 1e-5
+    assert resolved.optimizer.lr == 1e-3 and resolved.discover.selector == "threshold"
     assert recipe.build(yaml.safe_load(resolved.to_yaml())) == resolved
     assert recipe.build(yaml.safe_load(resolved.to_yaml())).digest() == resolved.digest()
 
@@ -55,7 +55,11 @@ def test_overrides_do_not_change_what_they_are_applied_to() -> None:
         ("objective.beta=0.3", "does nothing with objective.kind=reverse-kl"),
         ("optimizer.momentum=0.9", "does nothing with adamw"),
         ("optimizer.warmup_steps=5", "does nothing with schedule constant"),
-        ("discover.threshold=1e-5", "does nothing with topk"),
+        ("discover.threshold=1e-5", "discover.threshold does nothing with the selector topk"),
+        ("discover.match=tensor", "discover.match does nothing with the selector topk"),
+        ("discover.saliency=gradient", "does nothing with the selector topk"),
+        ("discover.snapshots=[5, 60]", "names step 60 and discover.steps is 50"),
+        ("discover.until_stable=2", "discover.until_stable is 2"),
         ("train.micro_batch_size=5", "does not divide"),
     ],
 )
@@ -103,3 +107,21 @@ def test_shipped_recipes_load(path: Path) -> None:
     loaded = recipe.load(path)
     assert loaded.discover.steps * 4 <= loaded.train.steps
     assert recipe.find(path.stem) == path
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (["discover.selector=random", "discover.snapshots=[5]"], "needs no training"),
+        (["discover.selector=random", "discover.match=tensor"], "use sparseopd mask select"),
+        (["discover.selector=threshold", "discover.density=0.1"], "null in the recipe"),
+        (["discover.density=0.1", "discover.k=5"], "give one of them"),
+        (
+            ["discover.selector=saliency", "discover.saliency=momentum", "optimizer.name=sgd"],
+            "needs second moments",
+        ),
+    ],
+)
+def test_settings_of_discovery_that_contradict(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        small(*overrides)

@@ -1,10 +1,10 @@
 """`discover`: a short full OPD run whose update becomes a mask.
 
-    sparseopd discover RECIPE -o RUN
+    sparseopd discover RECIPE [--until-stable 0.95] [--snapshots 5,10,25] -o RUN
 
-The student trains in full for `discover.steps` updates; Δ is taken between its fp32 masters and the
-source weights; the selector keeps k coordinates. The trained weights themselves are dropped:
-`train` starts from the source again.
+The student trains in full for `discover.steps` updates, or until its mask has settled; Δ is taken
+between its fp32 masters and the source's checkpoint; the selector keeps k coordinates. The trained
+weights themselves are dropped: `train` starts from the source again.
 """
 
 from __future__ import annotations
@@ -14,86 +14,152 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from sparseopd.artifacts import Progress, RunDir, write_json
+from sparseopd.artifacts import Progress, Provenance, RunDir, write_json
 from sparseopd.distill.facts import record, write_recipe
-from sparseopd.distill.prepare import prepare, require_masters
+from sparseopd.distill.prepare import Prepared, prepare, require_masters
+from sparseopd.distill.saliency import SaliencyRecorder
 from sparseopd.distill.train import run_training
-from sparseopd.errors import RecipeError
+from sparseopd.distill.watch import MaskWatch
+from sparseopd.errors import MaskError, RecipeError
 from sparseopd.masks import Mask, select, summarize_update
-from sparseopd.pairs import load_model
-from sparseopd.recipe import Recipe
+from sparseopd.masks.scope import in_scope
+from sparseopd.pairs import load_model, local_folder
+from sparseopd.pairs.tensors import Source, Tensors, source_tensors
+from sparseopd.recipe import Discover, Recipe
+from sparseopd.selection import DATA_FREE, resolved, total
 
 
 def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = None) -> RunDir:
     """Find the mask of a recipe and write its run folder.
 
-    The selector `random` needs no update, so nothing is trained for it.
+    Data-free selectors need no update, so nothing is trained for them.
 
     Raises `RequestError` before anything is written if recipe, models, data or folder do not fit.
     """
     run = RunDir.unused(output)
-    if recipe.discover.selector == "random":
-        return _draw(recipe, run, progress)
+    if recipe.discover.selector in DATA_FREE:
+        return _without_training(recipe, run, progress)
     started = time.monotonic()
     require_masters(recipe, "discover")
     prepared = prepare(recipe)
-    _check_density(recipe, prepared.student)
+    source = source_tensors(local_folder(recipe.student), prepared.student)
+    _check_selection(recipe.discover, source)
     run.create()
     write_recipe(run, recipe)
-    steps = recipe.discover.steps
-    log = run_training(
-        recipe, prepared, run, steps=steps, mask=None, stage="discover", progress=progress
-    )
-    source = load_model(recipe.student)
-    mask = _choose(recipe, source, prepared.student, progress)
+    finding = _Discovery(recipe, prepared, source, run, progress)
+    mask = finding.train()
     write_json(run.delta, summarize_update(source, prepared.student, mask))
-    mask.save(run.mask)
     seconds = time.monotonic() - started
     record(
-        run, recipe, kind="discover", name=recipe.name, steps=steps, lr=recipe.optimizer.lr,
-        seconds=seconds, mask=mask, final=log.last, notes=prepared.notes,
+        run, recipe, kind="discover", name=recipe.name, steps=finding.steps, lr=recipe.optimizer.lr,
+        seconds=seconds, mask=mask, final=finding.last, notes=[*prepared.notes, *finding.notes()],
     )  # fmt: skip
     return run
 
 
-def _check_density(recipe: Recipe, student: PreTrainedModel) -> None:
-    """Refuse a density that rounds to no coordinate, before steps are spent on it."""
-    numel = sum(weight.numel() for weight in student.parameters())
-    density = recipe.discover.density
-    if density is not None and not round(density * numel):
-        raise RecipeError(
-            f"discover.density {density:g} of {numel:,} coordinates rounds to none: raise it"
-        )
+class _Discovery:
+    """One discovery run: trains, keeps snapshots, and chooses."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        source: Tensors,
+        run: RunDir,
+        progress: Progress | None,
+    ) -> None:
+        self._recipe, self._prepared, self._source, self._run = recipe, prepared, source, run
+        self._progress = progress
+        wanted = recipe.discover.selector == "saliency"
+        kind = recipe.discover.saliency or "gradient"
+        self._saliency = SaliencyRecorder(kind) if wanted else None
+        self._watch = MaskWatch(recipe.discover, source, run, self._snapshot)
+        self.steps = 0
+        self.last: dict = {}
+
+    def train(self) -> Mask:
+        """Train, then choose the mask and write it."""
+        log = run_training(
+            self._recipe, self._prepared, self._run, steps=self._recipe.discover.steps, mask=None,
+            stage="discover", progress=self._progress,
+            callbacks=[*([self._saliency] if self._saliency else []), self._watch],
+        )  # fmt: skip
+        self.steps, self.last = log.step, log.last
+        if self._progress is not None:  # the run may have ended before its last planned step
+            self._progress("discover", self.steps, self.steps)
+        self._prepared.student.cpu()  # pyright: ignore[reportCallIssue]
+        return self._choose(self.steps, self._run.mask)
+
+    def notes(self) -> list[str]:
+        """Say where the run ended early, and which snapshots it therefore lacks."""
+        if self.steps == self._recipe.discover.steps:
+            return []
+        settled = f"the mask settled, and discovery stopped, after {self.steps} steps"
+        missed = [step for step in self._recipe.discover.snapshots if step > self.steps]
+        return [settled + (f"; no snapshot was kept of steps {missed}" if missed else "")]
+
+    def _snapshot(self, step: int) -> None:
+        path = self._run.snapshot(step)
+        path.parent.mkdir(exist_ok=True)
+        self._choose(step, path)
+
+    def _choose(self, step: int, path: Path) -> Mask:
+        tuned: Source = self._prepared.student
+        if self._saliency is not None:
+            tuned = self._saliency.save(self._prepared.student, self._run.saliency)
+        return _select(self._recipe, self._source, tuned, step, path, self._watch.rows)
 
 
-def _draw(recipe: Recipe, run: RunDir, progress: Progress | None) -> RunDir:
-    """Write the run of a mask that needs no training."""
+def _without_training(recipe: Recipe, run: RunDir, progress: Progress | None) -> RunDir:
+    """Write the run of a mask that looks at the source alone."""
     started = time.monotonic()
-    mask = _choose(recipe, load_model(recipe.student), None, progress)
+    source = source_tensors_of(recipe)
+    _check_selection(recipe.discover, source)
     run.create()
     write_recipe(run, recipe)
-    mask.save(run.mask)
+    mask = _select(recipe, source, None, 0, run.mask, [], progress)
     seconds = time.monotonic() - started
     record(run, recipe, kind="discover", name=recipe.name, seconds=seconds, mask=mask)
     return run
 
 
-def _choose(
+def source_tensors_of(recipe: Recipe) -> Tensors:
+    """Open the source's checkpoint, with the parameters its model class has."""
+    student: PreTrainedModel = load_model(recipe.student)
+    return source_tensors(local_folder(recipe.student), student)
+
+
+def _check_selection(settings: Discover, source: Tensors) -> None:
+    """Refuse a scope or density that leaves nothing, before steps are spent on it."""
+    try:
+        names = in_scope(source.keys(), settings.include, settings.exclude)
+        if settings.ranks:
+            total(resolved(settings), sum(source.shape(name).numel() for name in names))
+    except MaskError as error:
+        raise RecipeError(f"discover: {error}") from error
+
+
+def _select(
     recipe: Recipe,
-    source: PreTrainedModel,
-    tuned: PreTrainedModel | None,
-    progress: Progress | None,
+    source: Tensors,
+    tuned: Source | None,
+    steps: int,
+    path: Path,
+    stability: list[dict[str, float]],
+    progress: Progress | None = None,
 ) -> Mask:
-    settings = recipe.discover
+    known = Provenance(
+        base=recipe.student.path,
+        steps=steps,
+        stability=stability,
+        recipe_hash=recipe.digest(),
+    )
     return select(
         source,
-        None if tuned is None else tuned.cpu(),  # pyright: ignore[reportArgumentType]
-        selector=settings.selector,
-        density=settings.density,
-        threshold=settings.threshold,
+        tuned,
+        selection=recipe.discover,
         seed=recipe.seed,
-        steps=settings.steps if tuned is not None else 0,
-        recipe_hash=recipe.digest(),
-        label=recipe.student.path,
+        output=path,
+        provenance=known,
         progress=progress,
     )

@@ -10,11 +10,13 @@ bits, or the run fails.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from sparseopd.artifacts import Progress, RunDir
 from sparseopd.distill.checkpoint import (
@@ -89,6 +91,7 @@ def run_training(
     mask: Mask | None,
     stage: str,
     progress: Progress | None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> RunLog:
     """Train `prepared.student` in place for `steps` updates; return the log with its last line."""
     log = RunLog(run.metrics, stage, progress)
@@ -107,7 +110,7 @@ def run_training(
         steps=steps,
         build_optimizer=build,
         clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
-        log=log,
+        callbacks=[log, *callbacks],
         folder=run.path,
     )
     trainer.train()

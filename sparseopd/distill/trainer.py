@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,13 @@ class RunLog(TrainerCallback):
 
     def __init__(self, path: Path, stage: str, progress: Progress | None) -> None:
         self._path, self._stage, self._progress = path, stage, progress
+        self.step = 0
         self.last: dict[str, Any] = {}
         self.optimizer: MaskedOptimizer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report that a step is done."""
+        self.step = state.global_step
         if self._progress is not None:
             self._progress(self._stage, state.global_step, state.max_steps)
 
@@ -87,7 +89,7 @@ def make_trainer(
     steps: int,
     build_optimizer: BuildOptimizer,
     clip: float,
-    log: RunLog,
+    callbacks: Sequence[TrainerCallback],
     folder: Path,
 ) -> OPDTrainer:
     """Translate a recipe into TRL's configuration.
@@ -129,7 +131,7 @@ def make_trainer(
         args=config,
         train_dataset=prompts,
         processing_class=processor,
-        callbacks=[log],
+        callbacks=list(callbacks),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparseopd.artifacts import RunDir, RunFacts
 from sparseopd.errors import RequestError, RunFolderError
+from sparseopd.masks import Mask, layout
 from sparseopd.recipe import BUNDLED_PREFIX, Model, Recipe, load
 
 _RANK = {"source": 0, "teacher": 2}
@@ -38,6 +39,7 @@ class TrainingRecord:
     seconds: float | None = None
     curve: list[dict[str, Any]] = field(default_factory=list)
     layout: list[dict[str, Any]] = field(default_factory=list)
+    stability: list[dict[str, float]] = field(default_factory=list)
 
 
 def arms_for(
@@ -102,23 +104,21 @@ def training_record(arm: Arm) -> TrainingRecord:
     if arm.run is None:
         return TrainingRecord()
     facts = arm.run.read_facts()
+    mask = _mask(arm.run, facts)
     return TrainingRecord(
         density=facts.mask["density"] if facts.mask else None,
         lr=facts.lr,
         steps=facts.steps,
         seconds=facts.seconds,
         curve=arm.run.read_metrics(),
-        layout=_layout(arm.run, facts),
+        layout=layout(mask) if mask is not None else [],
+        stability=mask.provenance.stability if mask is not None else [],
     )
 
 
-def _layout(run: RunDir, facts: RunFacts) -> list[dict[str, Any]]:
-    """Return where the mask of a masked run lies; `file` is relative to the run's folder."""
-    if facts.mask is None:
-        return []
-    from sparseopd.masks import Mask, layout  # only masked runs need the package
-
-    return layout(Mask.load(run.path / facts.mask["file"]))
+def _mask(run: RunDir, facts: RunFacts) -> Mask | None:
+    """Open the mask of a masked run; `file` is relative to the run's folder."""
+    return None if facts.mask is None else Mask.load(run.path / facts.mask["file"])
 
 
 def _arm(run: RunDir | str | Path) -> Arm:

@@ -45,7 +45,7 @@ from sparseopd.recipe import Recipe
 from sparseopd.tasks import Prompts, load_prompts
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def silent(stage: str, done: int, total: int, unit: str = "") -> None:
     """Show no progress."""
 
 

@@ -79,6 +79,7 @@ def _arm_scores(
         seconds=record.seconds,
         curve=record.curve,
         layout=record.layout,
+        stability=record.stability,
         per_prompt=[] if own.accuracy is None else own.accuracy.tolist(),
         examples=own.examples,
     )

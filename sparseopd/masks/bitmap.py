@@ -1,7 +1,8 @@
-"""One tensor's mask, eight coordinates to the byte."""
+"""One tensor's mask, eight coordinates to the byte, and a model's, made or read when asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,10 +29,25 @@ class Bitmap:
         flat = tensor.detach().cpu().contiguous().reshape(-1).numpy()
         return cls(tuple(tensor.shape), np.packbits(flat, bitorder="little"))
 
+    @classmethod
+    def join(cls, shape: tuple[int, ...], parts: list[np.ndarray]) -> Bitmap:
+        """Join packed parts of a tensor, all but the last of a multiple of 8 coordinates."""
+        return cls(tuple(shape), np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8))
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> Bitmap:
+        """Return a bitmap that chooses nothing."""
+        return cls(tuple(shape), np.zeros((numel_of(shape) + 7) // 8, dtype=np.uint8))
+
     def unpack(self) -> Tensor:
         """Return the boolean tensor in its shape."""
-        flat = np.unpackbits(self.bits, count=self.numel, bitorder="little")
-        return torch.from_numpy(flat.view(np.bool_)).reshape(self.shape)
+        return self.flat(0, self.numel).reshape(self.shape)
+
+    def flat(self, start: int, stop: int) -> Tensor:
+        """Return the coordinates start…stop, row-major, bool; `start` is a multiple of 8."""
+        part = self.bits[start // 8 : (stop + 7) // 8]
+        flags = np.unpackbits(part, count=stop - start, bitorder="little")
+        return torch.from_numpy(flags.view(np.bool_))
 
     def invert(self) -> Bitmap:
         """Return the complement, spare bits still zero."""
@@ -43,12 +59,68 @@ class Bitmap:
     @property
     def numel(self) -> int:
         """Number of coordinates, chosen or not."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return numel_of(self.shape)
 
     @cached_property
     def count(self) -> int:
         """Number of chosen coordinates."""
-        return int(_ONES[self.bits].sum(dtype=np.int64))
+        return count_bits(self.bits)
 
 
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+class Bitmaps(Mapping[str, Bitmap]):
+    """Bitmaps by checkpoint name, in sorted order, each had from `read` when it is asked for.
+
+    Whether that reads a file, combines two others or looks into a dictionary, a mask need not know;
+    `shapes` says what is covered, and `counts` how much is chosen where that is known beforehand.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        read: Callable[[str], Bitmap],
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        self._shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
+        self._read = read
+        self._counts = dict(counts or {})
+
+    @classmethod
+    def held(cls, bitmaps: Mapping[str, Bitmap]) -> Bitmaps:
+        """Wrap bitmaps that are in memory."""
+        content = dict(bitmaps)
+        return cls({name: bitmap.shape for name, bitmap in content.items()}, content.__getitem__)
+
+    def __getitem__(self, name: str) -> Bitmap:
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, without reading its bitmap."""
+        return self._shapes[name]
+
+    def count(self, name: str) -> int:
+        """Return the number of chosen coordinates; reads the bitmap the first time if it must."""
+        if name not in self._counts:
+            self._counts[name] = self[name].count
+        return self._counts[name]
+
+
+def numel_of(shape: tuple[int, ...]) -> int:
+    """Return the number of coordinates of a shape."""
+    numel = 1
+    for size in shape:
+        numel *= int(size)
+    return numel
+
+
+def count_bits(bits: np.ndarray) -> int:
+    """Count the ones of a uint8 array."""
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))

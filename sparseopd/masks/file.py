@@ -1,16 +1,8 @@
-"""The mask file, format 1.
+"""The mask file, format 2; docs/mask-file.md is its specification.
 
-One safetensors file. For each covered checkpoint tensor a U8 tensor of the same name and
-⌈numel / 8⌉ bytes: the coordinates row-major, eight to the byte, lowest bit first, spare bits zero.
-The header's metadata has four strings:
-
-    format       "sparseopd-mask"
-    version      "1"
-    tensors      JSON: {name: {"shape": […], "count": chosen, "checksum": BLAKE2b-64 in hex}}
-    provenance   JSON: artifacts.Provenance
-
-Why: safetensors gives names, lengths and offsets checked before anything is read and single tensors
-without the rest; the bitmap costs n/8 bytes at any density; the checksum finds every flipped bit.
+One safetensors file: for each covered checkpoint tensor a U8 payload (`coding.py`), and in the header
+what it covers and where it came from. It is written tensor by tensor into a header of reserved
+length, and read the same way, so neither needs the memory of a whole mask.
 """
 
 from __future__ import annotations
@@ -18,119 +10,203 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from sparseopd.artifacts import Provenance, written_whole
-from sparseopd.errors import MaskFileError
-from sparseopd.masks.bitmap import Bitmap
+from sparseopd.errors import MaskError, MaskFileError
+from sparseopd.masks.bitmap import Bitmap, Bitmaps, numel_of
+from sparseopd.masks.coding import HEAD, blocks_of, decode, encode, longest
 
-FORMAT, VERSION = "sparseopd-mask", "1"
-
-
-def write(path: Path, bitmaps: Mapping[str, Bitmap], provenance: Provenance) -> None:
-    """Write a mask; the same content gives the same bytes."""
-    described = {
-        name: {"shape": list(bitmap.shape), "count": bitmap.count, "checksum": _checksum(bitmap)}
-        for name, bitmap in bitmaps.items()
-    }
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "tensors": json.dumps(described, sort_keys=True),
-        "provenance": json.dumps(asdict(provenance), sort_keys=True),
-    }
-    content = _with_sorted_header(
-        save({name: bitmap.bits for name, bitmap in bitmaps.items()}), metadata
-    )
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content)
+FORMAT, VERSION = "sparseopd-mask", "2"
+LARGEST = 1 << 36
+"""Coordinates one tensor may have: more than any model's, few enough to be counted in memory."""
 
 
-def read(path: Path) -> tuple[dict[str, Bitmap], Provenance]:
-    """Read and check a mask. Raises `MaskFileError` saying what is wrong with the file."""
+@dataclass(frozen=True)
+class _Entry:
+    """What the header says of a tensor."""
+
+    shape: tuple[int, ...]
+    count: int
+    checksum: str
+    """XXH3-64 of shape and payload, in hex."""
+    base_hash: str | None
+
+
+def write(
+    path: Path, bitmaps: Bitmaps, provenance: Provenance, *, if_empty: str | None = None
+) -> None:
+    """Write a mask, one tensor in memory at a time; the same content gives the same bytes.
+
+    Raises `MaskError` with the sentence `if_empty`, if given, instead of naming a file that chooses
+    nothing.
+    """
+    reserved = _reserve(bitmaps, provenance)
+    entries: dict[str, _Entry] = {}
+    ends: list[int] = []
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(bytes(8 + reserved))
+        for name in bitmaps:
+            bitmap = bitmaps[name]
+            payload = encode(bitmap.bits, bitmap.numel)
+            file.write(payload.data)
+            base_hash = provenance.base_hashes.get(name)
+            checksum = _checksum(bitmap.shape, payload)
+            entries[name] = _Entry(bitmap.shape, bitmap.count, checksum, base_hash)
+            ends.append((ends[-1] if ends else 0) + len(payload))
+        if if_empty is not None and not any(entry.count for entry in entries.values()):
+            raise MaskError(if_empty)
+        file.seek(0)
+        file.write(reserved.to_bytes(8, "little"))
+        file.write(_header(entries, ends, provenance).ljust(reserved))
+
+
+def read(path: Path) -> tuple[Bitmaps, Provenance]:
+    """Open a mask: read and check the header; each payload is read and checked when asked for.
+
+    Raises `MaskFileError` saying what is wrong with the file.
+    """
     if not path.is_file():
         raise MaskFileError(f"there is no mask file {path}")
     try:
-        with safe_open(path, framework="np") as content:
-            described, provenance = _header(path, content.metadata() or {})
-            if set(described) != set(content.keys()):
-                raise MaskFileError(
-                    f"{path} is inconsistent: its header and tensors differ in names"
-                )
-            bitmaps = {name: _bitmap(path, name, content, described[name]) for name in described}
+        content = safe_open(path, framework="np")
+        names, metadata = sorted(content.keys()), content.metadata() or {}
+        entries, provenance = _parse(path, names, metadata)
+        for name, entry in entries.items():
+            _check_stored(path, name, entry, content)
     except (SafetensorError, OSError) as error:
         raise MaskFileError(f"{path} is not a mask file, or is cut short ({error})") from error
-    return bitmaps, provenance
+
+    def load(name: str) -> Bitmap:
+        return _load(path, name, entries[name], content)
+
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    return Bitmaps(shapes, load, {name: entry.count for name, entry in entries.items()}), provenance
 
 
-def digest(bitmaps: Mapping[str, Bitmap]) -> str:
+def digest(bitmaps: Bitmaps) -> str:
     """Return 32 hex digits over names, shapes and bits."""
     total = hashlib.blake2b(digest_size=16)
-    for name in sorted(bitmaps):
-        total.update(json.dumps([name, *bitmaps[name].shape]).encode())
+    for name in bitmaps:
+        total.update(json.dumps([name, *bitmaps.shape(name)]).encode())
         total.update(bitmaps[name].bits.data)
     return total.hexdigest()
 
 
-def _header(path: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], Provenance]:
+def _reserve(bitmaps: Bitmaps, provenance: Provenance) -> int:
+    """Return a length that the header cannot exceed, whatever the counts will be."""
+    entries, ends, end = {}, [], 0
+    for name in bitmaps:
+        shape = bitmaps.shape(name)
+        end += longest(numel_of(shape))
+        ends.append(end)
+        base_hash = provenance.base_hashes.get(name)
+        entries[name] = _Entry(shape, numel_of(shape), "0" * 16, base_hash)
+    length = len(_header(entries, ends, provenance))
+    return length + -length % 8
+
+
+def _header(entries: Mapping[str, _Entry], ends: list[int], provenance: Provenance) -> bytes:
+    """Return the safetensors header; the library itself can only write what is all in memory."""
+    hashed = any(entry.base_hash for entry in entries.values())
+    described = [
+        [list(entry.shape), entry.count, entry.checksum, *([entry.base_hash] if hashed else [])]
+        for entry in entries.values()
+    ]
+    tensors, known = _json(described), _json(asdict(replace(provenance, base_hashes={})))
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "tensors": tensors,
+        "provenance": known,
+        "checksum": _header_checksum(list(entries), tensors, known),
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    for name, begin, end in zip(entries, [0, *ends], ends, strict=False):
+        header[name] = {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+    return _json(header).encode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _parse(
+    path: Path, names: list[str], metadata: dict[str, str]
+) -> tuple[dict[str, _Entry], Provenance]:
     if metadata.get("format") != FORMAT:
         raise MaskFileError(f"{path} is a safetensors file but not a mask (format is not {FORMAT})")
     if metadata.get("version") != VERSION:
         raise MaskFileError(
-            f"{path} is a mask of format {metadata.get('version')}, this sparseopd reads {VERSION}: upgrade it"
+            f"{path} is a mask of format {metadata.get('version')}, and this sparseopd reads format "
+            f"{VERSION}: make the mask again, or install the sparseopd that wrote it"
         )
     try:
-        described, provenance = json.loads(metadata["tensors"]), json.loads(metadata["provenance"])
-        return dict(described), Provenance(**provenance)
-    except (KeyError, ValueError, TypeError) as error:
+        tensors, known = metadata["tensors"], metadata["provenance"]
+        if metadata["checksum"] != _header_checksum(names, tensors, known):
+            raise ValueError("it does not match its checksum")
+        described = json.loads(tensors)
+        if len(described) != len(names):
+            raise ValueError(f"{len(described)} tensors described, {len(names)} stored")
+        entries = {name: _entry(*row) for name, row in zip(names, described, strict=True)}
+        hashes = {name: entry.base_hash for name, entry in entries.items() if entry.base_hash}
+        return entries, Provenance(**{**json.loads(known), "base_hashes": hashes})
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise MaskFileError(f"{path} has a damaged header ({error})") from error
 
 
-def _bitmap(path: Path, name: str, content: safe_open, described: Any) -> Bitmap:
-    """Read one tensor's bitmap; every length is checked before the bytes are read."""
-    try:
-        shape = tuple(int(size) for size in described["shape"])
-        count, checksum = int(described["count"]), str(described["checksum"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MaskFileError(f"{path} has a damaged header for {name} ({error})") from error
-    numel = 1
-    for size in shape:
-        numel *= size
+def _entry(shape: Any, count: Any, checksum: Any, base_hash: Any = None) -> _Entry:
+    sizes = tuple(shape)
+    if not all(type(size) is int and size >= 0 for size in (*sizes, count)):
+        raise ValueError(f"shape {shape} and count {count} are not whole numbers")
+    if not (isinstance(checksum, str) and isinstance(base_hash, (str, type(None)))):
+        raise ValueError("a checksum is not text")
+    return _Entry(sizes, count, checksum, base_hash)
+
+
+def _check_stored(path: Path, name: str, entry: _Entry, content: safe_open) -> None:
+    """Check a payload's length against what the header says, before anything is allocated."""
+    numel = numel_of(entry.shape)
     stored = content.get_slice(name)
-    if (
-        min(shape, default=0) < 0
-        or stored.get_shape() != [(numel + 7) // 8]
-        or stored.get_dtype() != "U8"
-    ):
+    size = stored.get_shape()
+    fits = (
+        numel <= LARGEST
+        and entry.count <= numel
+        and stored.get_dtype() == "U8"
+        and len(size) == 1
+        and HEAD.size * blocks_of(numel) <= size[0] <= longest(numel)
+    )
+    if not fits:
         raise MaskFileError(
-            f"{path} is inconsistent: {name} does not hold a bitmap of shape {shape}"
+            f"{path} is inconsistent: {name} does not hold a mask of shape {entry.shape} with "
+            f"{entry.count} coordinates"
         )
-    bitmap = Bitmap(shape, content.get_tensor(name))
-    if _checksum(bitmap) != checksum or bitmap.count != count or _has_spare_bits(bitmap):
-        raise MaskFileError(f"{path} is damaged: the bits of {name} do not match their checksum")
+
+
+def _load(path: Path, name: str, entry: _Entry, content: safe_open) -> Bitmap:
+    try:
+        payload = content.get_tensor(name)
+        if _checksum(entry.shape, payload) != entry.checksum:
+            raise ValueError("it does not match its checksum")
+        bitmap = Bitmap(entry.shape, decode(payload, numel_of(entry.shape)))
+        if bitmap.count != entry.count:
+            raise ValueError(f"it has {bitmap.count} coordinates and should have {entry.count}")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MaskFileError(f"{path} is damaged in {name}: {error}") from error
     return bitmap
 
 
-def _checksum(bitmap: Bitmap) -> str:
-    content = hashlib.blake2b(str(bitmap.shape).encode(), digest_size=8)
-    content.update(bitmap.bits.data)
+def _header_checksum(names: list[str], tensors: str, provenance: str) -> str:
+    return xxhash.xxh3_64(_json([names, tensors, provenance]).encode()).hexdigest()
+
+
+def _checksum(shape: tuple[int, ...], payload: np.ndarray) -> str:
+    content = xxhash.xxh3_64(str(tuple(shape)).encode())
+    content.update(payload.data)
     return content.hexdigest()
-
-
-def _has_spare_bits(bitmap: Bitmap) -> bool:
-    spare = bitmap.numel % 8
-    return bool(spare and bitmap.bits[-1] >> spare)
-
-
-def _with_sorted_header(content: bytes, metadata: dict[str, str]) -> bytes:
-    """Add metadata to serialized safetensors; the library itself writes it in a random order."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]

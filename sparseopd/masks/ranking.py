@@ -1,96 +1,146 @@
-"""Exact selection of k coordinates by score, over tensors that are read one at a time.
+"""Exactly the k coordinates with the largest scores, over tensors read piece by piece, in two passes.
 
-A score is a non-negative int32: the bit pattern of a non-negative float32 orders like the float
-itself (IEEE 754), so |Δ| is ranked without loss by its bits. Two passes: a histogram of the upper 16
-bits finds the bin in which the k-th largest score lies; then everything above the bin is taken, and
-the bin's own coordinates are sorted. No vector over the whole model is ever made.
-
-Equal scores are ordered by a hash of (seed, tensor name, flat index), so that the choice depends
-neither on the order of tensors nor on how a checkpoint is sharded.
+A score is a non-negative float32, whose bit pattern orders like the number itself (IEEE 754). Pass
+one counts scores by their upper 16 bits (infinity the largest; anything above it is not a number).
+The histogram tells the bin in which the k-th largest score lies. Pass two takes what lies above that
+bin and puts what lies in it on a shelf; `edge.py` then decides there, by the lower 15 bits and,
+among equal scores, by a hash of the coordinate. No vector over the whole model is ever made.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SCORE_BITS, LOW_BITS = 31, 15
-Scores = Callable[[str], Tensor]
-"""name → int32 scores of (numel,), each ≥ 0."""
+from sparseopd.errors import MaskError
+from sparseopd.masks.bitmap import Bitmap, count_bits
+from sparseopd.masks.comparison import Comparison
+from sparseopd.masks.edge import Edge, Undecided
+from sparseopd.masks.stream import Kept, Piece, Scratch, Shelf, for_each
+
+LOW_BITS = 15
+BINS = 1 << (31 - LOW_BITS)
+INFINITY = 0x7F800000
+"""The bit pattern of float32 infinity."""
+
+Score = Callable[[Piece], Tensor]
+"""piece → float32 (numel,), each ≥ 0; called twice for every piece, from several threads."""
+_scratch = Scratch()
 
 
-def take_largest(scores: Scores, names: Sequence[str], k: int, seed: int) -> dict[str, Tensor]:
-    """Return bool (numel,) per name with exactly k True in all: the k largest scores.
+def count_scores(comparison: Comparison, score: Score, names: Sequence[str]) -> np.ndarray:
+    """Pass one: return int64 (BINS,), how many scores have each pattern of their upper 16 bits.
 
-    `scores` is called twice per name. The memory beyond one tensor and the result is 16 bytes for each
-    coordinate that shares the upper 16 bits of its score with the k-th largest.
+    Raises `MaskError` naming the tensor where a score is not a number.
     """
-    histogram = torch.zeros(1 << (SCORE_BITS - LOW_BITS), dtype=torch.int64)
-    for name in names:
-        histogram += torch.bincount(scores(name) >> LOW_BITS, minlength=len(histogram))
-    edge, above = _edge_bin(histogram, k)
-    chosen: dict[str, Tensor] = {}
-    tied: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for name in names:
-        values = scores(name)
-        upper = values >> LOW_BITS
-        chosen[name] = upper > edge
-        where = torch.nonzero(upper == edge).view(-1)
-        if len(where):
-            tied.append((name, where.numpy(), values[where].numpy()))
-    _take_from_edge(chosen, tied, k - above, seed)
-    return chosen
+    counts = np.zeros(BINS, dtype=np.int64)
+    for piece, found in for_each(comparison.pieces(names), lambda piece: _count(score, piece)):
+        if found is None:
+            raise MaskError(
+                f"{piece.name} has values that are not numbers (or a difference of infinities) after "
+                f"coordinate {piece.start:,}: the checkpoint is damaged"
+            )
+        counts += found
+    return counts
 
 
-def random_scores(name: str, numel: int, seed: int) -> Tensor:
-    """Return int32 (numel,) uniform scores that depend only on seed, name and index."""
-    keys = _keys(name, np.arange(numel, dtype=np.uint64), seed)
-    return torch.from_numpy((keys >> np.uint64(33)).astype(np.int32))
+def take_largest(
+    comparison: Comparison,
+    score: Score,
+    names: Sequence[str],
+    k: int,
+    counts: np.ndarray,
+    shelf: Shelf,
+) -> Callable[[str], Bitmap]:
+    """Pass two: choose the k largest scores of `names`; return name → bitmap.
+
+    `counts` is what `count_scores` made of the same scores; `comparison.seed` breaks ties.
+    """
+    if not k:
+        return lambda name: Bitmap.empty(comparison.shapes[name])
+    at_least = np.cumsum(counts[::-1])[::-1]
+    edge = int(np.flatnonzero(at_least >= k)[-1])
+    needed = k - int(at_least[edge] - counts[edge])
+    taken = _Taken(comparison, shelf)
+    for piece, found in for_each(
+        comparison.pieces(names), lambda piece: _split(score, piece, edge)
+    ):
+        taken.add(piece, found)
+    taken.decide(needed)
+    return taken.bitmap
 
 
-def _edge_bin(histogram: Tensor, k: int) -> tuple[int, int]:
-    """Return the bin that holds the k-th largest score, and how many scores lie above that bin."""
-    above = torch.cat(
-        [
-            torch.flip(torch.cumsum(torch.flip(histogram, [0]), 0), [0]),
-            torch.zeros(1, dtype=torch.int64),
-        ]
-    )
-    edge = int(torch.nonzero(above >= k)[-1]) if k else len(histogram)
-    edge = min(edge, len(histogram) - 1)
-    return edge, int(above[edge + 1])
+@dataclass(frozen=True)
+class _Split:
+    """One piece after pass two: what is taken, and what shares the edge bin."""
+
+    above: np.ndarray
+    """uint8, packed: scores above the edge bin."""
+    positions: np.ndarray
+    """uint32: places within the piece of the scores in the edge bin."""
+    low: np.ndarray
+    """uint16: the lower 15 bits of these."""
 
 
-def _take_from_edge(
-    chosen: dict[str, Tensor],
-    tied: list[tuple[str, np.ndarray, np.ndarray]],
-    needed: int,
-    seed: int,
-) -> None:
-    """Mark the `needed` largest of the edge bin: by score, then by hash."""
-    if not tied or needed <= 0:
-        return
-    values = np.concatenate([value for _, _, value in tied])
-    keys = np.concatenate(
-        [_keys(name, where.astype(np.uint64), seed + 1) for name, where, _ in tied]
-    )
-    taken = np.zeros(len(values), dtype=bool)
-    taken[np.lexsort((keys, -values))[:needed]] = True
-    start = 0
-    for name, where, _ in tied:
-        chosen[name][torch.from_numpy(where[taken[start : start + len(where)]])] = True
-        start += len(where)
+class _Taken:
+    """What pass two took, by tensor; gives bitmaps once the edge is decided."""
+
+    def __init__(self, comparison: Comparison, shelf: Shelf) -> None:
+        self._shapes, self._shelf = comparison.shapes, shelf
+        self._above: dict[str, list[Kept]] = {}
+        self._edge = Edge(shelf, comparison.seed)
+
+    def add(self, piece: Piece, found: _Split) -> None:
+        self._above.setdefault(piece.name, []).append(self._shelf.put(found.above))
+        if len(found.positions):
+            self._edge.add(Undecided.keep(self._shelf, piece, found.positions, found.low))
+
+    def decide(self, needed: int) -> None:
+        self._edge.decide(needed)
+
+    def bitmap(self, name: str) -> Bitmap:
+        parts = [self._shelf.get(kept) for kept in self._above.get(name, [])]
+        bitmap = Bitmap.join(self._shapes[name], parts)
+        for start, chosen in self._edge.taken(name):
+            bitmap.bits[start // 8 : start // 8 + len(chosen)] |= chosen
+        return bitmap
 
 
-def _keys(name: str, index: np.ndarray, seed: int) -> np.ndarray:
-    """Hash flat indices to uint64: splitmix64 (Steele et al. 2014), started from seed and name."""
-    start = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    with np.errstate(over="ignore"):
-        mixed = index * np.uint64(0x9E3779B97F4A7C15) + np.uint64(int.from_bytes(start, "little"))
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def _count(score: Score, piece: Piece) -> np.ndarray | None:
+    """Histogram one piece; None if a score is not a number."""
+    bits = score(piece).view(torch.int32)
+    upper = _scratch.take("upper", piece.numel, torch.int32)
+    torch.bitwise_right_shift(bits, LOW_BITS, out=upper)
+    try:
+        counts = torch.bincount(upper, minlength=BINS).numpy()
+    except RuntimeError:
+        if int(bits.min()) >= 0:
+            raise
+        return None  # a NaN with its sign set
+    first = INFINITY >> LOW_BITS
+    if counts[first:].any() and int(bits.max()) > INFINITY:
+        return None
+    return counts
+
+
+def _split(score: Score, piece: Piece, edge: int) -> _Split:
+    bits = score(piece).view(torch.int32).numpy()
+    above = np.packbits(bits >= (edge + 1) << LOW_BITS, bitorder="little")
+    within = np.packbits(bits >= edge << LOW_BITS, bitorder="little")
+    within ^= above
+    positions = _ones(within)
+    low = (bits[positions] & ((1 << LOW_BITS) - 1)).astype(np.uint16)
+    return _Split(above, positions, low)
+
+
+def _ones(bits: np.ndarray) -> np.ndarray:
+    """Return the positions of the ones, uint32; quick where they are few."""
+    if 16 * count_bits(bits) > 8 * len(bits):
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.uint32)
+    byte = np.flatnonzero(bits)
+    row, column = np.nonzero(np.unpackbits(bits[byte, None], axis=1, bitorder="little"))
+    return (byte[row] * 8 + column).astype(np.uint32)

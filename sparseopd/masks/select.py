@@ -1,127 +1,248 @@
-"""`select`: from two models to a mask with its provenance."""
+"""`select`: from one or two models to a mask with its provenance, streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 import sparseopd
 from sparseopd.artifacts import Progress, Provenance
 from sparseopd.errors import MaskError
+from sparseopd.masks.bitmap import Bitmap, Bitmaps
 from sparseopd.masks.comparison import Comparison
+from sparseopd.masks.drawn import drawn_like
+from sparseopd.masks.file import write
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.selectors import SELECTORS, random_like
-from sparseopd.pairs.tensors import open_tensors, tensor_hash
-
-Source = str | Path | nn.Module
+from sparseopd.masks.ranking import count_scores, take_largest
+from sparseopd.masks.scope import shares
+from sparseopd.masks.selectors import MATRICES, RULES, SCORES
+from sparseopd.masks.selectors.spectrum import is_matrix
+from sparseopd.masks.stream import Piece, Shelf, for_each
+from sparseopd.pairs.locate import weights_folder
+from sparseopd.pairs.lora import LoraUpdate, is_lora_folder
+from sparseopd.pairs.tensors import Source, Tensors, open_tensors, stored_hash
+from sparseopd.selection import DATA_FREE, Selection, build, check, resolved, total
 
 
 def select(
     base: Source,
     tuned: Source | None = None,
     *,
-    selector: str = "topk",
-    density: float | None = None,
-    threshold: float | None = None,
+    selection: Selection | None = None,
+    scope: Iterable[str] = (),
     like: Mask | None = None,
-    scope: Sequence[str] | None = None,
     seed: int = 0,
-    steps: int | None = None,
-    recipe_hash: str | None = None,
-    label: str | None = None,
+    output: Path | None = None,
+    provenance: Provenance | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Mask:
-    """Choose coordinates of `base` by how `tuned` differs from it.
+    """Choose coordinates of `base`, in two passes over the checkpoints and bounded memory.
 
     Args:
-        base: checkpoint folder, `bundled:…`, or a model in memory.
-        tuned: its sibling after training; not needed by the selector `random`.
-        selector: a name in `SELECTORS`.
-        density: share of the coordinates in scope, for `topk` and `random`: exactly
-            round(density · n) are chosen (0.1 by default).
-        threshold: for `threshold`: keep |Δ| above it (1e-5 by default).
-        like: for `random`: match this mask's count in every tensor instead of a density.
-        scope: shell patterns of checkpoint names; only matching tensors are chosen from.
+        base: checkpoint folder, hub id, `bundled:…`, or a model in memory.
+        tuned: its sibling after training, or a PEFT LoRA folder; for the selector saliency a folder of
+            scores. Not for data-free selectors.
+        selection: how to choose; or give its fields (selector, density, k, budget, include, exclude…)
+            by keyword.
+        scope: more patterns or blocks to include.
+        like: for the selector random: match this mask's counts instead of a density.
         seed: breaks ties, and draws random masks.
-        steps, recipe_hash, label: recorded in the provenance.
+        output: write the mask to this file as it is made, and return it opened from there; memory
+            then does not grow with the model.
+        provenance: what is known of the run behind `tuned` (steps, recipe hash, label of the base).
+        progress: called with bytes read.
 
     Raises `MaskError` with one sentence on anything that does not fit.
     """
-    settings = _settings(selector, density, threshold, like, seed)
+    selection = selection or build(**settings)
+    check(selection)
+    _check_request(selection, tuned, like)
     opened = open_tensors(base)
-    comparison = Comparison(opened, open_tensors(tuned) if tuned is not None else None, scope)
+    reading = _Reading(progress)
+    comparison = Comparison(
+        opened,
+        _open_tuned(tuned, opened, selection.selector == "saliency"),
+        [*selection.include, *scope],
+        selection.exclude,
+        seed,
+        reading,
+    )
     if like is not None:
-        _check_like(like, comparison)
-    rule = random_like if like is not None else SELECTORS[selector]
-    chosen = rule(comparison, **settings)
-    if not any(bool(flags.any()) for flags in chosen.values()):
-        raise MaskError(
-            f"the selector {selector} chose none of {comparison.numel:,} coordinates: raise the "
-            "density, lower the threshold, or train longer"
-        )
-    hashes = {}
-    tensors = {}
-    for done, name in enumerate(comparison.shapes):
-        hashes[name] = tensor_hash(opened[name])
-        tensors[name] = _shaped(chosen.get(name), comparison.shapes[name])
-        if progress is not None:
-            progress("mask", done + 1, len(comparison.shapes))
-    described: dict[str, Any] = {"scope": list(scope)} if scope else {}
-    described |= {"like": like.digest(), "seed": seed} if like is not None else settings
-    provenance = Provenance(
-        base=label or (str(base) if not isinstance(base, nn.Module) else opened.label),
-        base_hashes=hashes,
-        selector="random" if like is not None else selector,
-        settings=described,
-        compared_in="float32",
-        steps=steps,
+        like.verify_shapes(comparison.shapes, opened.label)
+    reading.expect(comparison, selection)
+    chosen = _choose(comparison, selection, like)
+    made = Provenance(
+        base=str(base) if isinstance(base, (str, Path)) else opened.label,
+        revision=opened.revision,
+        tuned=str(tuned) if isinstance(tuned, (str, Path)) else "",
+        selector=selection.selector,
+        settings=_described(selection, [*scope], like),
+        compared_in=_compared_in(selection),
         seed=seed,
-        recipe_hash=recipe_hash,
         version=sparseopd.__version__,
     )
-    return Mask.from_tensors(tensors, provenance)
+    if provenance is not None:
+        known = {key: value for key, value in vars(provenance).items() if value}
+        made = replace(made, **known)
+    return _finish(chosen, comparison, made, output, reading)
 
 
-def _check_like(like: Mask, comparison: Comparison) -> None:
-    """Refuse a mask whose counts cannot be matched: of another model, or beyond the scope."""
-    like.verify_shapes(comparison.shapes, comparison.base.label)
-    outside = [name for name in like.names if like.count(name) and name not in comparison.names]
-    if outside:
-        raise MaskError(f"the mask to match chooses from {outside[0]}, which the scope leaves out")
+def _check_request(selection: Selection, tuned: Source | None, like: Mask | None) -> None:
+    selector = selection.selector
+    if selector in DATA_FREE and tuned is not None:
+        raise MaskError(
+            f"the selector {selector} looks at the base alone: leave the tuned model out"
+        )
+    if selector not in DATA_FREE and tuned is None:
+        what = "a folder of scores" if selector == "saliency" else "a tuned model"
+        raise MaskError(f"the selector {selector} needs {what} beside the base: give it as TUNED")
+    if like is None:
+        if selection.match is not None:
+            raise MaskError("match says how to draw like another mask: name that mask with like")
+        return
+    given = [name for name in ("density", "k", "budget") if getattr(selection, name) is not None]
+    if selector != "random" or given:
+        raise MaskError(
+            "another mask's counts are matched by the selector random, without density, k or budget"
+        )
 
 
-def _settings(
-    selector: str, density: float | None, threshold: float | None, like: Mask | None, seed: int
-) -> dict[str, Any]:
-    """The keyword arguments the selector takes; refuses those it would ignore."""
-    if selector not in SELECTORS:
-        raise MaskError(f"there is no selector {selector!r}: choose one of {', '.join(SELECTORS)}")
-    if selector == "threshold":
-        if density is not None or like is not None:
-            raise MaskError(
-                "the selector threshold takes a threshold, not a density or another mask"
-            )
-        threshold = 1e-5 if threshold is None else threshold
-        if not 0 <= threshold < float("inf"):
-            raise MaskError(f"the threshold is {threshold}: it must be finite and not negative")
-        return {"threshold": threshold}
-    if threshold is not None:
-        raise MaskError(f"the selector {selector} takes a density, not a threshold")
+def _open_tuned(tuned: Source | None, base: Tensors, scores: bool) -> Tensors | LoraUpdate | None:
+    if not isinstance(tuned, (str, Path)):
+        return None if tuned is None else open_tensors(tuned)
+    folder = weights_folder(str(tuned))
+    if scores and (folder / "config.json").exists():
+        raise MaskError(
+            f"{tuned} is a model, and the selector saliency takes a folder of scores: give what "
+            "discover wrote to saliency/ in its run folder, or choose topk"
+        )
+    return LoraUpdate(folder, base, base.folder) if is_lora_folder(folder) else open_tensors(folder)
+
+
+def _choose(comparison: Comparison, given: Selection, like: Mask | None) -> Bitmaps:
+    """Run the selector; what it returns is read tensor by tensor."""
+    selection = resolved(given)
+    if not selection.ranks:
+        return _by_rule(comparison, RULES[selection.selector](comparison, selection))
     if like is not None:
-        if selector != "random" or density is not None:
-            raise MaskError(
-                "another mask's counts are matched by the selector random, without a density"
-            )
-        return {"counts": {name: like.count(name) for name in like.names}, "seed": seed}
-    density = 0.1 if density is None else density
-    if not 0 < density <= 1:
-        raise MaskError(f"the density is {density}: it must lie above 0 and at most 1")
-    return {"density": density, "seed": seed}
+        score = SCORES[selection.selector](comparison, selection)
+        return drawn_like(comparison, like.bitmaps, score, selection.match or "tensor")
+    return take_many(comparison, [selection])[0]
 
 
-def _shaped(chosen: Tensor | None, shape: torch.Size) -> Tensor:
-    return torch.zeros(shape, dtype=torch.bool) if chosen is None else chosen.reshape(shape)
+def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[Bitmaps]:
+    """Take the top k of several selections that differ in density or k alone.
+
+    Their scores are counted once. Raises `MaskError` if a selection would take nothing.
+    """
+    first = resolved(selections[0])
+    score = SCORES[first.selector](comparison, first)
+    numels = comparison.numels
+    if first.selector in MATRICES:
+        numels = {name: n for name, n in numels.items() if is_matrix(comparison.shapes[name])}
+    totals = [total(resolved(selection), sum(numels.values())) for selection in selections]
+    quotas = [shares(first.budget or "global", numels, k) for k in totals]
+    shelf, readers = Shelf(), [{} for _ in selections]
+    for group in zip(*quotas, strict=True):
+        names = group[0][0]
+        counts = count_scores(comparison, score, names)
+        for (_, k), known in zip(group, readers, strict=True):
+            reader = take_largest(comparison, score, names, k, counts, shelf)
+            known |= dict.fromkeys(names, reader)
+    return [_covering(comparison, known) for known in readers]
+
+
+def _by_rule(comparison: Comparison, rule: Callable[[Piece], Any]) -> Bitmaps:
+    def pack(piece: Piece) -> Bitmap:
+        return Bitmap.pack(piece.name, rule(piece))
+
+    def read(name: str) -> Bitmap:
+        found = [bitmap.bits for _, bitmap in for_each(comparison.pieces([name]), pack)]
+        return Bitmap.join(comparison.shapes[name], found)
+
+    return _covering(comparison, dict.fromkeys(comparison.names, read))
+
+
+def _covering(comparison: Comparison, readers: dict[str, Callable[[str], Bitmap]]) -> Bitmaps:
+    """Cover every tensor of the base; what no reader knows has nothing chosen."""
+
+    def read(name: str) -> Bitmap:
+        known = readers.get(name)
+        return Bitmap.empty(comparison.shapes[name]) if known is None else known(name)
+
+    return Bitmaps(comparison.shapes, read)
+
+
+def _finish(
+    chosen: Bitmaps,
+    comparison: Comparison,
+    provenance: Provenance,
+    output: Path | None,
+    reading: _Reading,
+) -> Mask:
+    """Hash the base, and hold or write the mask."""
+    for name in comparison.shapes:
+        provenance.base_hashes[name] = stored_hash(comparison.base, name)
+        reading(comparison.shapes[name].numel() * comparison.base.dtype(name).itemsize)
+    nothing = (
+        f"the selector {provenance.selector} chose none of {sum(comparison.numels.values()):,} "
+        "coordinates: raise the density, lower the threshold, or train longer"
+    )
+    if output is None:
+        mask = Mask(Bitmaps.held({name: chosen[name] for name in chosen}), provenance)
+        if not mask.count():
+            raise MaskError(nothing)
+    else:
+        write(output, chosen, provenance, if_empty=nothing)
+        mask = Mask.load(output)
+    reading.finish()
+    return mask
+
+
+def _described(selection: Selection, scope: list[str], like: Mask | None) -> dict[str, Any]:
+    """The settings that decided the mask, defaults included."""
+    if like is not None:
+        return {"like": like.digest(), "match": selection.match or "tensor"}
+    settings = resolved(selection).settings()
+    if scope:
+        settings["include"] = [*selection.include, *scope]
+    return settings
+
+
+def _compared_in(selection: Selection) -> str:
+    if selection.selector in DATA_FREE or selection.selector == "saliency":
+        return ""
+    rounded = f", rounded to {resolved(selection).dtype}" if selection.selector == "changed" else ""
+    return f"float32{rounded}"
+
+
+class _Reading:
+    """Counts the bytes read, for a progress bar that knows when it will end."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._done = self._total = 0
+
+    def expect(self, comparison: Comparison, selection: Selection) -> None:
+        """Reckon how much will be read: passes over what is in scope, and the base once, to hash it."""
+        passes = (2 if selection.ranks else 1) + (3 if selection.match == "magnitude" else 0)
+        whole = sum(
+            shape.numel() * comparison.base.dtype(name).itemsize
+            for name, shape in comparison.shapes.items()
+        )
+        self._total = passes * comparison.bytes_of(comparison.names) + whole
+
+    def __call__(self, size: int) -> None:
+        self._done = min(self._done + size, self._total - 1)
+        self._report(self._done)
+
+    def finish(self) -> None:
+        """Report that all is done."""
+        self._report(self._total)
+
+    def _report(self, done: int) -> None:
+        if self._progress is not None and self._total:
+            self._progress("mask", done, self._total, "bytes")

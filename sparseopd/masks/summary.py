@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.mask import Mask
-from sparseopd.pairs.tensors import open_tensors
+from sparseopd.masks.stream import Piece, for_each
+from sparseopd.pairs.tensors import Source, open_tensors
 
 THRESHOLDS = (0.0, 1e-8, 1e-6, 1e-5, 1e-4)
 """τ of the paper's sparsity figures (PAPER.md §3): share of coordinates with |Δ| ≤ τ."""
 
 
-def summarize_update(base: nn.Module, tuned: nn.Module, mask: Mask) -> dict[str, Any]:
+@dataclass
+class _Sums:
+    """Sums over the coordinates seen so far."""
+
+    energy: float = 0.0
+    kept: float = 0.0
+    weight: float = 0.0
+    smallest: float = float("inf")
+    dropped: float = 0.0
+    below: dict[float, int] = field(default_factory=lambda: dict.fromkeys(THRESHOLDS, 0))
+
+    def add(self, other: _Sums) -> None:
+        self.energy += other.energy
+        self.kept += other.kept
+        self.weight += other.weight
+        self.smallest = min(self.smallest, other.smallest)
+        self.dropped = max(self.dropped, other.dropped)
+        for threshold, count in other.below.items():
+            self.below[threshold] += count
+
+
+def summarize_update(base: Source, tuned: Source, mask: Mask) -> dict[str, Any]:
     """Return the size and sparsity of Δ = tuned - base and what of it lies in the mask.
 
     Keys: "numel", "k", "relative_norm" ‖Δ‖/‖W‖, "energy_in_mask" Σ_mask Δ²/Σ Δ², "smallest_kept" and
     "largest_dropped" |Δ|, "share_at_most" {τ: share}; all sums in float64, Δ in float32.
     """
-    opened = open_tensors(base)
-    comparison = Comparison(opened, open_tensors(tuned))
-    energy = kept = weight = dropped = 0.0
-    smallest = float("inf")
-    below = dict.fromkeys(THRESHOLDS, 0)
+    comparison = Comparison(open_tensors(base), open_tensors(tuned))
+    sums = _Sums()
     for name in comparison.names:
-        size, chosen = comparison.magnitude(name), mask[name].reshape(-1)
-        squared = size.double().square()
-        energy += float(squared.sum())
-        kept += float(squared[chosen].sum())
-        weight += float(opened[name].double().square().sum())
-        smallest = min(smallest, float(size[chosen].min()) if chosen.any() else smallest)
-        dropped = max(dropped, float(size[~chosen].max()) if not chosen.all() else dropped)
-        for threshold in THRESHOLDS:
-            below[threshold] += int(torch.count_nonzero(size <= threshold))
+        bitmap = mask.bitmaps[name]
+
+        def work(piece: Piece, bitmap=bitmap) -> _Sums:
+            return _sum(comparison, piece, bitmap.flat(piece.start, piece.stop))
+
+        for _, found in for_each(comparison.pieces([name]), work):
+            sums.add(found)
+    numel = sum(comparison.numels.values())
     return {
-        "numel": comparison.numel,
+        "numel": numel,
         "k": mask.count(),
-        "relative_norm": (energy / weight) ** 0.5 if weight else 0.0,
-        "energy_in_mask": kept / energy if energy else 0.0,
-        "smallest_kept": None if smallest == float("inf") else smallest,
-        "largest_dropped": dropped,
-        "share_at_most": {
-            f"{threshold:g}": count / comparison.numel for threshold, count in below.items()
-        },
+        "relative_norm": (sums.energy / sums.weight) ** 0.5 if sums.weight else 0.0,
+        "energy_in_mask": sums.kept / sums.energy if sums.energy else 0.0,
+        "smallest_kept": None if sums.smallest == float("inf") else sums.smallest,
+        "largest_dropped": sums.dropped,
+        "share_at_most": {f"{tau:g}": count / numel for tau, count in sums.below.items()},
         "dtype": "float32 masters minus source, summed in float64",
     }
+
+
+def _sum(comparison: Comparison, piece: Piece, chosen: torch.Tensor) -> _Sums:
+    size = comparison.magnitude(piece)
+    squared = size.double().square()
+    kept, left = size[chosen], size[~chosen]
+    return _Sums(
+        energy=float(squared.sum()),
+        kept=float(squared[chosen].sum()),
+        weight=float(piece.base.double().square().sum()),
+        smallest=float(kept.min()) if len(kept) else float("inf"),
+        dropped=float(left.max()) if len(left) else 0.0,
+        below={tau: int(torch.count_nonzero(size <= tau)) for tau in THRESHOLDS},
+    )

@@ -1,25 +1,31 @@
 """Student, teacher and processor: from a path or hub id to models that fit each other.
 
     recipe.Model → load_model / load_processor → check_pair → student, teacher, processor
-    checkpoint folder or model → open_tensors → one tensor at a time, by checkpoint name
+    checkpoint folder or model → open_tensors → tensors or pieces of them, by checkpoint name
 
 The tensors' names are always those of the Hugging Face checkpoint on disk, also where transformers
 holds a parameter under another name, or several checkpoint tensors in one parameter (experts).
+Names load on first use: reading a checkpoint's tensors does not import transformers.
 """
 
-from sparseopd.pairs.loading import (
-    check_images,
-    has_chat_template,
-    is_vision_language,
-    load_model,
-    load_processor,
-    local_folder,
-    pick_device,
-    resolve_path,
-)
-from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
-from sparseopd.pairs.tensors import Tensors, open_tensors, tensor_hash
-from sparseopd.pairs.vocabulary import check_vocabulary, match_teacher
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparseopd.pairs.loading import (
+        check_images,
+        has_chat_template,
+        is_vision_language,
+        load_model,
+        load_processor,
+        pick_device,
+    )
+    from sparseopd.pairs.locate import local_folder, resolve_path
+    from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
+    from sparseopd.pairs.tensors import Tensors, open_tensors, tensor_hash
+    from sparseopd.pairs.vocabulary import check_vocabulary, match_teacher
 
 __all__ = [
     "Tensors",
@@ -38,3 +44,25 @@ __all__ = [
     "resolve_path",
     "tensor_hash",
 ]
+
+_HOME = {
+    "loading": (
+        "check_images",
+        "has_chat_template",
+        "is_vision_language",
+        "load_model",
+        "load_processor",
+        "pick_device",
+    ),
+    "locate": ("local_folder", "resolve_path"),
+    "parameters": ("checkpoint_pieces", "gather_positions"),
+    "tensors": ("Tensors", "open_tensors", "tensor_hash"),
+    "vocabulary": ("check_vocabulary", "match_teacher"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"sparseopd.pairs.{module}"), name)
+    raise AttributeError(f"module 'sparseopd.pairs' has no attribute {name!r}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,8 +21,8 @@ from transformers import (
 )
 
 from sparseopd.errors import PairError
-from sparseopd.pairs import tiny
-from sparseopd.recipe import BUNDLED_PREFIX, Model
+from sparseopd.pairs.locate import looks_local, resolve_path
+from sparseopd.recipe import Model
 
 Processor = PreTrainedTokenizerBase | ProcessorMixin
 LOADING_ERRORS = (
@@ -38,25 +36,6 @@ LOADING_ERRORS = (
     SafetensorError,
 )
 """What transformers raises for a folder or id that is missing, damaged or of an unknown kind."""
-
-
-def resolve_path(path: str) -> str:
-    """Return the local folder behind `bundled:PAIR/student`, or `path` as it is."""
-    if not path.startswith(BUNDLED_PREFIX):
-        return path
-    pair, _, rest = path.removeprefix(BUNDLED_PREFIX).partition("/")
-    folder = tiny.folder(pair) / rest
-    if not folder.exists():
-        raise PairError(f"the bundled pair {pair} has no {rest!r}")
-    return str(folder)
-
-
-def local_folder(model: Model) -> Path:
-    """Return the folder of a model that has been loaded: its own, or the hub's cached snapshot."""
-    where = Path(resolve_path(model.path))
-    if where.is_dir():
-        return where
-    return Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -164,8 +143,7 @@ def has_chat_template(processor: Processor) -> bool:
 def _source(model: Model) -> str:
     """The folder or id to hand to transformers; a path that is clearly local must exist."""
     where = resolve_path(model.path)
-    looks_local = where.startswith((".", "~", os.sep)) or where.count("/") > 1
-    if looks_local and not Path(where).is_dir():
+    if looks_local(where) and not Path(where).is_dir():
         raise PairError(f"there is no model folder {model.path}")
     if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
         raise PairError(f"the folder {model.path} holds no model (config.json is missing)")

@@ -1,13 +1,15 @@
 """From scores to something a person reads.
 
     Scores → answer        the finding, in plain sentences
-    Scores → scores_table  a table for the terminal (mask_table: one of a mask's layout)
+    Scores → scores_table  a table for the terminal
     Scores → write_report  one HTML file: answer, table, figures, completions, settings, command
+    masks.layout   → mask_tables, draw_mask        where a mask lies: in the terminal, in a figure
+    masks.overlap  → overlap_tables, draw_overlap  how far masks overlap: likewise
 
     write_report([Scores.load(run.scores)], run.report, title="Tiny pair", command="sparseopd …")
 
 The page stands alone (no script, font, image or style from elsewhere), and the same scores give the
-same bytes. Names load on first use, so the terminal table does not wait for matplotlib.
+same bytes. Names load on first use, so terminal tables do not wait for matplotlib.
 """
 
 from __future__ import annotations
@@ -17,14 +19,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparseopd.report.finding import answer
+    from sparseopd.report.heatmap import draw_mask
+    from sparseopd.report.mask_table import mask_tables
+    from sparseopd.report.overlap import draw_overlap
+    from sparseopd.report.overlap_table import overlap_tables
     from sparseopd.report.page import write_report
-    from sparseopd.report.table import mask_table, scores_table
+    from sparseopd.report.table import scores_table
 
-__all__ = ["answer", "mask_table", "scores_table", "write_report"]
+__all__ = [
+    "answer",
+    "draw_mask",
+    "draw_overlap",
+    "mask_tables",
+    "overlap_tables",
+    "scores_table",
+    "write_report",
+]
 
 _HOME = {
     "answer": "sparseopd.report.finding",
-    "mask_table": "sparseopd.report.table",
+    "draw_mask": "sparseopd.report.heatmap",
+    "draw_overlap": "sparseopd.report.overlap",
+    "mask_tables": "sparseopd.report.mask_table",
+    "overlap_tables": "sparseopd.report.overlap_table",
     "scores_table": "sparseopd.report.table",
     "write_report": "sparseopd.report.page",
 }

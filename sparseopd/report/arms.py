@@ -65,3 +65,9 @@ def label(arm: ArmScores, limit: int = 40) -> str:
         return name
     longer = f"{name}, {density(arm.density)} %"
     return longer if len(longer) <= limit else name
+
+
+def listed(arms: list[ArmScores]) -> str:
+    """Name arms on one line: three of them at most."""
+    names = ", ".join(shorten(arm.name, 40) for arm in arms[:3])
+    return f"{names} and {len(arms) - 3} more" if len(arms) > 3 else names

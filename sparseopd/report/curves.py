@@ -43,7 +43,7 @@ def learning_curves(scores: Scores) -> Figure | None:
 def curve(arm: ArmScores) -> tuple[np.ndarray, np.ndarray]:
     """Return the logged steps and losses (nats a token), leaving out rows without a finite loss."""
     rows = [(row.get("step"), row.get("loss")) for row in arm.curve]
-    known = [(step, loss) for step, loss in rows if _finite(step) and _finite(loss)]
+    known = [(step, loss) for step, loss in rows if is_finite(step) and is_finite(loss)]
     values = np.array(known, dtype=float).reshape(-1, 2)
     return values[:, 0], values[:, 1]
 
@@ -70,7 +70,8 @@ def describe_curves(scores: Scores) -> str:
     return f"Loss per token while training: {'; '.join(parts)}."
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a logged figure is there and can be drawn."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparseopd.artifacts import ArmScores, Scores
+from matplotlib.figure import Figure
+
+from sparseopd.artifacts import Scores
+from sparseopd.report.arms import listed
 from sparseopd.report.curves import describe_curves, learning_curves
 from sparseopd.report.heatmap import draw_layout
 from sparseopd.report.intervals import ACCURACY, KL, accuracy, kl_to_teacher
-from sparseopd.report.layout import describe_layout, distinct_layouts, highest_density
+from sparseopd.report.layout import describe_layout, distinct_layouts, shared_top
+from sparseopd.report.settling import caption_settling, describe_settling, settling
 from sparseopd.report.svg import to_svg
-from sparseopd.report.words import shorten
 
 
 @dataclass(frozen=True)
@@ -23,27 +27,46 @@ class Drawing:
     """An `<svg>` element; its alternative text is its aria-label."""
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A figure that an evaluation may have: how it is named, told and drawn."""
+
+    key: str
+    title: str
+    caption: str | Callable[[Scores], str]
+    """What stands beneath it, or what writes that."""
+    draw: Callable[[Scores], Figure | None]
+    describe: Callable[[Scores], str]
+
+
 _FIGURES = (
-    (
+    _Kind(
         "accuracy",
         "Accuracy on held-out prompts",
         "Dots are means, bars their intervals. Thin lines mark source and teacher, if evaluated.",
         accuracy,
         ACCURACY.describe,
     ),
-    (
+    _Kind(
         "kl",
         "KL to the teacher, nats per token",
         "On each arm's own completions; lower is closer. A thin line marks the source.",
         kl_to_teacher,
         KL.describe,
     ),
-    (
+    _Kind(
         "curves",
         "Loss per token while training",
         "Light: as logged. Strong: running median over a fifteenth of the run.",
         learning_curves,
         describe_curves,
+    ),
+    _Kind(
+        "settling",
+        "How the mask settled",
+        caption_settling,
+        settling,
+        describe_settling,
     ),
 )
 MOST_MASKS = 6
@@ -56,24 +79,26 @@ _LAYOUT_CAPTION = (
 def draw_measures(scores: Scores, key: str) -> list[Drawing]:
     """Draw what was measured of the arms; `key` begins every SVG id and is unique in its page."""
     return [
-        Drawing(title, caption, to_svg(figure, f"{key}-{name}", describe(scores)))
-        for name, title, caption, draw, describe in _FIGURES
-        if (figure := draw(scores)) is not None
+        _measure(kind, scores, to_svg(figure, f"{key}-{kind.key}", kind.describe(scores)))
+        for kind in _FIGURES
+        if (figure := kind.draw(scores)) is not None
     ]
+
+
+def _measure(kind: _Kind, scores: Scores, svg: str) -> Drawing:
+    caption = kind.caption if isinstance(kind.caption, str) else kind.caption(scores)
+    return Drawing(kind.title, caption, svg)
 
 
 def draw_masks(scores: Scores, key: str) -> list[Drawing]:
     """Draw where every distinct mask lies, all on one colour scale; `MOST_MASKS` at most."""
-    most, groups, drawings = highest_density(scores), distinct_layouts(scores), []
+    most, groups, drawings = shared_top(scores), distinct_layouts(scores), []
     for number, same in enumerate(groups[:MOST_MASKS]):
-        svg = to_svg(draw_layout(same[0], most), f"{key}-mask{number}", describe_layout(same))
+        svg = to_svg(
+            draw_layout(same[0].layout, most), f"{key}-mask{number}", describe_layout(same)
+        )
         caption = _LAYOUT_CAPTION
         if len(groups) > MOST_MASKS and number == MOST_MASKS - 1:
             caption += f" {len(groups) - MOST_MASKS} more masks are not drawn."
-        drawings.append(Drawing(f"Where the mask lies: {_names(same)}", caption, svg))
+        drawings.append(Drawing(f"Where the mask lies: {listed(same)}", caption, svg))
     return drawings
-
-
-def _names(same: list[ArmScores]) -> str:
-    listed = ", ".join(shorten(arm.name, 40) for arm in same[:3])
-    return f"{listed} and {len(same) - 3} more" if len(same) > 3 else listed

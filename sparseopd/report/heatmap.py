@@ -6,6 +6,8 @@ Everything is placed in inches: sixty layers make a taller figure, not thinner t
 from __future__ import annotations
 
 import math
+import textwrap
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sparseopd.artifacts import ArmScores
 from sparseopd.report import words
-from sparseopd.report.layout import Grid, grids
+from sparseopd.report.file import require_figure_suffix, save_figure
+from sparseopd.report.layout import Grid, Rows, densest, grids, scale_top
 from sparseopd.report.svg import WIDTH, house_style
 
 LEFT = 0.45
@@ -26,31 +28,52 @@ LETTER = 0.078
 """Width of a letter of a module's name, on the wide side."""
 SCALE = 0.42
 """Height of the colour scale with its figures."""
+TITLE = 0.2
+"""Height of a line of the title, which files have; in the page a heading stands above the figure."""
 NUMBERED = (9, 16)
 """Columns and rows up to which each cell also carries its figure."""
 
 
-def draw_layout(arm: ArmScores, most: float) -> Figure:
-    """Draw `arm.layout`; `most` is the density, 0…1, at the top of the colour scale."""
-    layers, other = grids(arm)
+def draw_layout(rows: Rows, most: float | None = None, title: str = "") -> Figure:
+    """Draw where a mask lies: its layout, by layer and module.
+
+    `most` is the density, 0…1, at the top of the colour scale: by default the one that 99 % of the
+    weights keep to.
+    """
+    most = scale_top(rows) if most is None else most
+    layers, other = grids(rows)
     above, below = _room(layers.modules), _room(other.modules)
     row = min(CELL[1], max(0.085, 5.5 / max(1, len(layers.layers))))
     body, strip = row * len(layers.layers), CELL[1] * len(other.layers)
-    height = above + body + 0.1 + strip + below + SCALE
+    bottom = SCALE + below
+    height = bottom + strip + 0.1 + body + above + TITLE * len(title.splitlines())
     with house_style():
         figure = Figure(figsize=(WIDTH, height))
         if layers.modules:
-            axes = _grid_axes(figure, layers, SCALE + below + strip + 0.1, body)
+            axes = _grid_axes(figure, layers, bottom + strip + 0.1, body)
             _fill(axes, layers, most)
             _name_layers(axes, layers)
             _name_modules(axes, layers, above=True)
         if other.modules:
-            axes = _grid_axes(figure, other, SCALE + below, strip)
+            axes = _grid_axes(figure, other, bottom, strip)
             _fill(axes, other, most)
             axes.set_yticks([0.5], ["other"])
             _name_modules(axes, other, above=False)
-        _color_scale(figure, most)
+        _color_scale(figure, most, passed=densest(rows) > most)
+        figure.text(0.1 / WIDTH, 1 - 0.12 / height, title, va="top", linespacing=1.4)
     return figure
+
+
+def draw_mask(rows: Rows, path: Path, title: str) -> None:
+    """Draw a mask's layout (`masks.layout`) to a file: .svg, .png or .pdf.
+
+    `title` stands above it, its end whole if it must be cut: the mask's name, then its density. Raises
+    `RequestError` for another suffix.
+    """
+    require_figure_suffix(path)
+    lines = textwrap.wrap(words.shorten(title, 110), 60)
+    figure = draw_layout(rows, title="\n".join(lines))
+    save_figure(figure, path, f"Where a mask lies. {words.clean(title)}")
 
 
 def _bare_axes(figure: Figure, bottom: float, width: float, height: float) -> Axes:
@@ -80,7 +103,12 @@ def _fill(axes: Axes, grid: Grid, most: float) -> None:
         if numbered:
             ink = "black" if density > 0.45 * most else "white"
             place = {"ha": "center", "va": "center", "color": ink, "size": 8.5}
-            axes.text(column + 0.5, row + 0.52, f"{100 * density:.2g}", **place)
+            axes.text(column + 0.5, row + 0.52, _figure(density), **place)
+
+
+def _figure(density: float) -> str:
+    """Write a density in percent, with the two digits for which cells have room."""
+    return "100" if density >= 0.995 else f"{100 * density:.2g}"
 
 
 def _name_layers(axes: Axes, grid: Grid) -> None:
@@ -93,6 +121,8 @@ def _name_modules(axes: Axes, grid: Grid, *, above: bool) -> None:
     axes.tick_params(axis="x", top=above, bottom=not above, labeltop=above, labelbottom=not above)
     names = axes.set_xticks(np.arange(len(grid.modules)) + 0.5, _short(grid.modules))
     angle = math.degrees(_angle(grid.modules))
+    pitch = axes.get_position().width * WIDTH / len(grid.modules) * math.sin(_angle(grid.modules))
+    axes.tick_params(axis="x", labelsize=min(9.0, 65 * pitch))
     for name in names:
         text = name.label2 if above else name.label1
         text.set(rotation=angle if above else -angle, ha="left", va="bottom" if above else "top")
@@ -126,16 +156,17 @@ def _overhang(modules: list[str]) -> float:
 
 def _color(density: float, most: float) -> tuple[float, ...]:
     # The darkest tenth of cividis would vanish on a dark page.
-    return colormaps["cividis"](0.1 + 0.9 * density / most if most else 0.1)
+    return colormaps["cividis"](0.1 + 0.9 * min(1.0, density / most) if most else 0.1)
 
 
-def _color_scale(figure: Figure, most: float) -> None:
+def _color_scale(figure: Figure, most: float, *, passed: bool) -> None:
+    """Draw the scale; `passed` says that some cells lie above its top."""
     axes = _bare_axes(figure, 0.22, 1.6, 0.1)
     axes.set(xlim=(0, 24), ylim=(0, 1), yticks=[])
     for step in range(24):
         # Each step runs to the end, under those that follow: side by side they would show seams.
         color = _color(most * (step + 0.5) / 24, most)
         axes.add_patch(Rectangle((step, 0), 24 - step, 1, color=color, lw=0))
-    axes.set_xticks([0, 24], ["0 %", f"{words.density(most)} %"])
+    axes.set_xticks([0, 24], ["0 %", f"{'≥ ' if passed else ''}{words.density(most)} %"])
     legend = "of the coordinates are in the mask"
     figure.text((LEFT + 1.72) / WIDTH, 0.22 / figure.get_figheight(), legend, size=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,17 @@ import numpy as np
 
 from sparseopd.artifacts import ArmScores, Scores
 from sparseopd.report import words
+
+Rows = Sequence[dict[str, Any]]
+"""A mask's layout (`masks.layout`): rows of "layer", "module", "count", "numel"."""
+
+ORDER = (
+    *("embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "q_norm", "k_norm"),
+    *("gate_proj", "up_proj", "down_proj", "fc1", "fc2"),
+    *("input_layernorm", "post_attention_layernorm", "layer_norm1", "layer_norm2"),
+    *("norm", "lm_head"),
+)
+"""Common modules in the order in which a model computes them; files sort tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +32,37 @@ class Grid:
     density: np.ndarray
 
 
-def grids(arm: ArmScores) -> tuple[Grid, Grid]:
+def grids(rows: Rows) -> tuple[Grid, Grid]:
     """Return the grid of layers, and one row of the modules that belong to no layer."""
-    layered = [row for row in arm.layout if row["layer"] is not None]
-    other = [{**row, "layer": 0} for row in arm.layout if row["layer"] is None]
+    layered = [row for row in rows if row["layer"] is not None]
+    other = [{**row, "layer": 0} for row in rows if row["layer"] is None]
     return _grid(layered), _grid(other)
+
+
+def rank(module: str) -> tuple[bool, int]:
+    """Return where a module stands among others, as a key to sort by."""
+    name = module.removeprefix("vision.")
+    return name != module, ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+def densest(rows: Rows) -> float:
+    """Return the density of the densest cell, 0…1; 0 without a cell."""
+    cells = [grid.density[np.isfinite(grid.density)] for grid in grids(rows)]
+    return max((float(cell.max()) for cell in cells if cell.size), default=0.0)
+
+
+def scale_top(rows: Rows) -> float:
+    """Return the density, 0…1, that 99 % of the weights keep to: the top of a colour scale.
+
+    Norms hold few weights and may be in the mask whole; up to them all else would look alike.
+    """
+    cells = sorted((row["count"] / row["numel"], row["numel"]) for row in rows if row["numel"])
+    rest = 0.99 * sum(numel for _, numel in cells)
+    for share, numel in cells:
+        rest -= numel
+        if rest <= 0:
+            return share
+    return 0.0
 
 
 def distinct_layouts(scores: Scores) -> list[list[ArmScores]]:
@@ -40,10 +78,9 @@ def distinct_layouts(scores: Scores) -> list[list[ArmScores]]:
     return groups
 
 
-def highest_density(scores: Scores) -> float:
-    """Return the densest cell over all arms, 0…1: the top of the colour scale they share."""
-    cells = [grid.density[np.isfinite(grid.density)] for arm in scores.arms for grid in grids(arm)]
-    return max((float(cell.max()) for cell in cells if cell.size), default=0.0)
+def shared_top(scores: Scores) -> float:
+    """Return the top of the colour scale that all arms share, 0…1."""
+    return max((scale_top(arm.layout) for arm in scores.arms), default=0.0)
 
 
 def describe_layout(same: list[ArmScores]) -> str:
@@ -63,10 +100,10 @@ def _place(row: dict[str, Any]) -> str:
     return f"{words.clean(row['module'])}{layer} ({words.density(row['count'] / row['numel'])} %)"
 
 
-def _grid(rows: list[dict[str, Any]]) -> Grid:
-    """Add up rows of one cell; modules keep the order in which they come."""
+def _grid(rows: Rows) -> Grid:
+    """Add up rows of one cell; modules in `ORDER`, others as they come, a vision tower's last."""
     layers = sorted({row["layer"] for row in rows})
-    modules = list(dict.fromkeys(row["module"] for row in rows))
+    modules = sorted(dict.fromkeys(row["module"] for row in rows), key=rank)
     count, numel = np.zeros((2, len(layers), len(modules)))
     for row in rows:
         cell = layers.index(row["layer"]), modules.index(row["module"])

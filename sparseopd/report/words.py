@@ -49,10 +49,15 @@ def accuracy(share: float) -> str:
     return _number(100 * share, ".1f")
 
 
+def signed(value: float, spec: str) -> str:
+    """Format with its sign, +34.8 or −0.5; what rounds to nothing has none."""
+    text = _number(value, spec)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
 def points(share: float) -> str:
     """+34.8 for 0.348: a difference of accuracies, in percentage points."""
-    text = accuracy(share)
-    return f"+{text}" if share > 0 and text.strip("0.") else text
+    return signed(100 * share, ".1f")
 
 
 def kept(ratio: float) -> str:
@@ -65,6 +70,14 @@ def kept(ratio: float) -> str:
 def density(share: float) -> str:
     """10 for 0.1, 0.25 for 0.0025: three significant digits."""
     return scientific(100 * share)
+
+
+def percent(share: float) -> str:
+    """10.0 for 0.1, 0.12 for 0.0012, 1.2e-4: two or three digits, zeros kept, for columns of them."""
+    value = 100 * share
+    if value < 1e-3:
+        return rate(float(f"{value:.1e}"))
+    return format(value, "#.3g" if value >= 1 else "#.2g").rstrip(".")
 
 
 def scientific(value: float) -> str:

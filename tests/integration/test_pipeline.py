@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from sparseopd import Mask
@@ -63,13 +65,15 @@ def test_every_stage_on_a_bundled_pair(pair: str, tmp_path: Path, sparseopd: Com
     found, sparse, full, scored = (
         tmp_path / name for name in ("found", "sparse", "full", "scored")
     )
-    assert sparseopd("discover", pair, *SHORT, "-o", found, "--steps", 2).code == 0
+    watched = ("--steps", 2, "discover.check_every=1")
+    assert sparseopd("discover", pair, *SHORT, "-o", found, *watched).code == 0
     assert set(files_of(found)) == {
         "recipe.yaml",
         "run.json",
         "metrics.jsonl",
         "mask.safetensors",
         "delta.json",
+        "stability.jsonl",
     }
     mask = Mask.load(found / "mask.safetensors")
     assert mask.count() == round(0.1 * mask.numel()) and mask.provenance.steps == 2
@@ -94,6 +98,8 @@ def test_every_stage_on_a_bundled_pair(pair: str, tmp_path: Path, sparseopd: Com
     assert 0 < agreement["1e-05"] < agreement["1e-04"] < 1
     assert arms["topk 10 %"].density == pytest.approx(0.1, abs=1e-3)
     assert len(arms["topk 10 %"].curve) == 4 and arms["topk 10 %"].layout
+    assert arms["topk 10 %"].stability == mask.provenance.stability != []
+    assert "How the mask settled" in (scored / "report.html").read_text()
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path, sparseopd: Command) -> None:
@@ -134,53 +140,70 @@ def test_bf16_weights_train_from_fp32_masters(tmp_path: Path, sparseopd: Command
     assert ran.code == 0 and "(checked)" in ran.err
 
 
-def test_threshold_and_random_selectors(tmp_path: Path, sparseopd: Command) -> None:
-    ran = sparseopd(
-        "discover",
-        "tiny-arithmetic",
-        *SHORT,
-        "discover.density=null",
-        "--selector",
-        "threshold",
-        "--steps",
-        1,
-        "-o",
-        tmp_path / "threshold",
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--selector", "threshold", "discover.density=null"],
+        ["--selector", "changed", "discover.density=null", "discover.eta=1e-3"],
+        [
+            "--selector",
+            "topk-relative",
+            "discover.relative_to=rms",
+            "discover.include=[ffn, attention]",
+        ],
+        ["--selector", "saliency"],
+        ["--selector", "saliency", "discover.saliency=momentum"],
+        ["--selector", "random"],
+        ["--selector", "off-principal-or-low", "discover.rank=0.2"],
+    ],
+    ids=lambda words: " ".join(words[1:]),
+)
+def test_discovery_with_every_kind_of_selector(
+    words: list[str], tmp_path: Path, sparseopd: Command
+) -> None:
+    run = tmp_path / "run"
+    ran = sparseopd("discover", "tiny-arithmetic", *SHORT, *words, "--steps", 2, "-o", run)
     assert ran.code == 0, ran.err
-    threshold = Mask.load(tmp_path / "threshold" / "mask.safetensors")
-    assert threshold.provenance.selector == "threshold" and 0 < threshold.density() < 1
-    assert (
-        sparseopd(
-            "discover", "tiny-arithmetic", "--selector", "random", "-o", tmp_path / "random"
-        ).code
-        == 0
-    )
-    assert Mask.load(tmp_path / "random" / "mask.safetensors").density() == pytest.approx(
-        0.1, abs=1e-4
-    )
+    mask = Mask.load(run / "mask.safetensors")
+    assert mask.provenance.selector == words[1] and 0 < mask.density() < 1
+    mask.verify("bundled:tiny-arithmetic/student")
+    assert (run / "saliency").exists() == (words[1] == "saliency")
+    if words[1] == "saliency":  # the same scores give the same mask again, at any density
+        again = select(
+            "bundled:tiny-arithmetic/student", run / "saliency", selector="saliency", density=0.1
+        )
+        assert again == mask and len(load_file(run / "saliency" / "model.safetensors")) == len(
+            mask.names
+        )
 
 
-def test_mask_commands(tmp_path: Path, sparseopd: Command) -> None:
-    pair = "bundled:tiny-arithmetic-sibling"
-    mask, random = tmp_path / "m.safetensors", tmp_path / "r.safetensors"
-    assert (
-        sparseopd(
-            "mask", "select", f"{pair}/student", f"{pair}/teacher", "-o", mask, "--density", 0.2
-        ).code
-        == 0
-    )
+def test_discovery_stops_when_the_mask_has_settled(tmp_path: Path, sparseopd: Command) -> None:
+    run = tmp_path / "run"
+    settings = ("discover.check_every=2", "--snapshots", "2,4,20", "--steps", 20)
     ran = sparseopd(
-        "mask", "select", f"{pair}/student", "--selector", "random", "--like", mask, "-o", random
+        "discover", "tiny-arithmetic", *SHORT, *settings, "--until-stable", 0.2, "-o", run
     )
-    assert ran.code == 0, ran.err
-    shown = sparseopd("mask", "show", mask)
-    assert (
-        shown.code == 0 and "(20 %)" in shown.err and max(map(len, shown.err.splitlines())) <= 200
+    assert ran.code == 0 and "no snapshot was kept of steps [20]" in ran.err
+    rows = [json.loads(line) for line in (run / "stability.jsonl").read_text().splitlines()]
+    facts, mask = RunDir(run).read_facts(), Mask.load(run / "mask.safetensors")
+    assert facts.steps == mask.provenance.steps == rows[-1]["step"] < 20
+    assert rows == mask.provenance.stability
+    assert {row["density"] for row in rows} == {0.01, 0.05, 0.1, 0.2}
+    own = [row["jaccard"] for row in rows if row["density"] == 0.1]
+    assert own[-1] >= 0.2 and all(0 <= one < 0.2 for one in own[:-1])
+
+    kept = {path.name: Mask.load(path) for path in (run / "masks").iterdir()}
+    assert set(kept) == {"step-2.safetensors", "step-4.safetensors"}
+    assert [mask.provenance.steps for _, mask in sorted(kept.items())] == [2, 4]
+    jaccard = kept["step-2.safetensors"].jaccard(kept["step-4.safetensors"])
+    assert jaccard == next(
+        row["jaccard"] for row in rows if (row["step"], row["density"]) == (4, 0.1)
     )
-    assert sparseopd("mask", "verify", random, f"{pair}/student").code == 0
-    ran = sparseopd("mask", "verify", random, f"{pair}/teacher")
-    assert ran.code == 2 and "made for other weights" in ran.err
+    shorter = tmp_path / "shorter"
+    words = ("discover", "tiny-arithmetic", *SHORT, "--steps", 4, "-o", shorter)
+    assert sparseopd(*words).code == 0  # what is watched is not changed by being watched
+    assert Mask.load(shorter / "mask.safetensors") == kept["step-4.safetensors"]
+    assert "Jaccard of steps" in sparseopd("mask", "show", run / "mask.safetensors").err
 
 
 def test_the_demo_with_short_runs(tmp_path: Path, sparseopd: Command) -> None:

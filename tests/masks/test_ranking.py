@@ -1,6 +1,9 @@
-"""Exactly k, always, and the k largest."""
+"""Exactly k, always, and the k largest: against a reference that sorts everything."""
 
 from __future__ import annotations
+
+import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,62 +12,186 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparseopd.masks.ranking import random_scores, take_largest
+from sparseopd.errors import MaskError
+from sparseopd.masks import edge as edge_module
+from sparseopd.masks.keys import keys, uniform
+from sparseopd.masks.select import take_many
+from sparseopd.selection import build
+from tests.masks.held import compare, small_pieces
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SHAPES = [(), (0,), (1,), (7,), (3, 5), (4, 0), (2, 3, 4), (50,), (9, 8)]
+VALUES = [0.0, -0.0, 1.0, 1.0, 1.0078125, -1.5, 2.0, 3e4, 1e-45, 1e-8, 0.5]
 
 
-def scores_of(values: dict[str, list[float]]) -> dict[str, Tensor]:
-    return {
-        name: torch.tensor(row, dtype=torch.float32).abs().view(torch.int32)
-        for name, row in values.items()
+def top(
+    base: dict[str, Tensor], tuned: dict[str, Tensor], seed: int = 0, **chosen
+) -> dict[str, Tensor]:
+    comparison = compare(base, tuned, seed=seed)
+    with small_pieces():
+        [bitmaps] = take_many(comparison, [build(**chosen)])
+        return {name: bitmaps[name].unpack() for name in bitmaps}
+
+
+def reference(
+    base: dict[str, Tensor], tuned: dict[str, Tensor], k: int, seed: int
+) -> set[tuple[str, int]]:
+    """Sort every coordinate by |Δ|, ties by their key, and take the first k."""
+    ranked = []
+    for name in base:
+        wide = (
+            torch.float64
+            if torch.float64 in (base[name].dtype, tuned[name].dtype)
+            else torch.float32
+        )
+        size = (tuned[name].to(wide) - base[name].to(wide)).float().abs().reshape(-1)
+        own = keys("ties", name, np.arange(len(size)), seed)
+        ranked += [(-float(size[i]), int(own[i]), name, i) for i in range(len(size))]
+    return {(name, i) for _, _, name, i in sorted(ranked)[:k]}
+
+
+def chosen_of(flags: dict[str, Tensor]) -> set[tuple[str, int]]:
+    return {(name, int(i)) for name, flag in flags.items() for i in flag.reshape(-1).nonzero()}
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    base, tuned = {}, {}
+    for index in range(draw(st.integers(1, 4))):
+        shape = draw(st.sampled_from(SHAPES))
+        numel = math.prod(shape)
+        for side in (base, tuned):
+            values = draw(
+                st.lists(
+                    st.sampled_from(VALUES) | st.floats(-4, 4, width=32),
+                    min_size=numel,
+                    max_size=numel,
+                )
+            )
+            dtype = draw(st.sampled_from(DTYPES))
+            side[f"t{index}"] = torch.tensor(values, dtype=torch.float64).reshape(shape).to(dtype)
+    return base, tuned
+
+
+@given(pair=pairs(), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_choice_is_the_references(pair: tuple, data: st.DataObject) -> None:
+    base, tuned = pair
+    numel = sum(tensor.numel() for tensor in base.values())
+    if not numel:
+        return
+    k, seed = data.draw(st.integers(1, numel)), data.draw(st.integers(0, 3))
+    flags = top(base, tuned, seed, k=k)
+    assert chosen_of(flags) == reference(base, tuned, k, seed)
+    assert all(flags[name].shape == base[name].shape for name in base)
+
+
+@given(seed=st.integers(0, 5), k=st.integers(1, 600), share=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_heavy_ties_across_tensors_and_pieces(seed: int, k: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    base = {name: torch.zeros(200) for name in ("a", "b", "c")}
+    tuned = {
+        name: (torch.rand(200, generator=generator) < share) * 2.0**-13 for name in ("a", "b", "c")
     }
+    assert chosen_of(top(base, tuned, seed, k=k)) == reference(base, tuned, k, seed)
 
 
-@given(
-    rows=st.lists(
-        st.lists(
-            st.sampled_from([0.0, 1e-45, 1e-8, 0.5, 0.5000001, 1.0, 3e38])
-            | st.floats(0, 4, width=32),
-            max_size=30,
-        ),
-        min_size=1,
-        max_size=4,
-    ),
-    data=st.data(),
+def test_a_wrong_guess_of_the_last_tie_is_widened() -> None:
+    base = {"a": torch.zeros(500)}
+    skewed = lambda use, name, positions, seed: positions.astype(np.uint64)  # noqa: E731
+    with mock.patch.object(edge_module, "keys", skewed):
+        flags = top(base, base, k=250)
+    assert flags["a"].tolist() == [index < 250 for index in range(500)]
+
+
+def test_infinities_come_first() -> None:
+    inf = float("inf")
+    base = {"a": torch.tensor([0.0, 1.0, 0.0, inf]), "b": torch.tensor([0.0, -inf])}
+    tuned = {"a": torch.tensor([inf, 3e38, -inf, 0.0]), "b": torch.tensor([5.0, 0.0])}
+    assert chosen_of(top(base, tuned, k=4)) == {("a", 0), ("a", 2), ("a", 3), ("b", 1)}
+    assert ("a", 1) in chosen_of(top(base, tuned, k=5))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [0x7FC00000, -0x400000, 0x7F800001, 0x7FFFFFFF],
+    ids=["quiet", "signed", "signalling", "last"],
 )
-@settings(max_examples=200, deadline=None)
-def test_takes_the_k_largest(rows: list[list[float]], data: st.DataObject) -> None:
-    scores = scores_of({f"t{index}": row for index, row in enumerate(rows)})
-    total = sum(map(len, rows))
-    k = data.draw(st.integers(0, total))
-    chosen = take_largest(scores.__getitem__, list(scores), k, seed=0)
-    taken = torch.cat([scores[name][chosen[name]] for name in scores])
-    left = torch.cat([scores[name][~chosen[name]] for name in scores])
-    assert len(taken) == k
-    if len(taken) and len(left):
-        assert taken.min() >= left.max()
+@pytest.mark.parametrize("selector", ["topk", "low-magnitude", "saliency"])
+def test_what_is_not_a_number_names_the_tensor(pattern: int, selector: str) -> None:
+    bad = torch.zeros(40)
+    bad.view(torch.int32)[33] = pattern
+    good = {"a": torch.zeros(5), "bad": torch.zeros(40)}
+    side = {**good, "bad": bad}
+    base, tuned = (side, None) if selector == "low-magnitude" else (good, side)
+    with (
+        small_pieces(),
+        pytest.raises(MaskError, match=r"bad has values that are not numbers.*after coordinate 32"),
+    ):
+        take_many(compare(base, tuned), [build(selector=selector, k=3, budget="global")])
 
 
-def test_ties_depend_on_the_seed_but_not_on_the_order_of_tensors() -> None:
-    scores = {name: torch.zeros(50, dtype=torch.int32) for name in ("a", "b", "c")}
-    forward = take_largest(scores.__getitem__, ["a", "b", "c"], 40, seed=3)
-    backward = take_largest(scores.__getitem__, ["c", "b", "a"], 40, seed=3)
-    other = take_largest(scores.__getitem__, ["a", "b", "c"], 40, seed=4)
-    assert all(torch.equal(forward[name], backward[name]) for name in scores)
-    assert any(not torch.equal(forward[name], other[name]) for name in scores)
+def test_ties_depend_on_the_seed_but_not_on_pieces() -> None:
+    base = {name: torch.zeros(50) for name in ("a", "b", "c")}
+    one = top(base, base, 3, k=40)
+    with small_pieces(1000):
+        [whole] = take_many(compare(base, base, seed=3), [build(k=40)])
+    assert all(torch.equal(one[name], whole[name].unpack()) for name in base)
+    assert chosen_of(one) != chosen_of(top(base, base, 4, k=40))
 
 
-def test_random_scores_are_uniform_and_of_their_name() -> None:
-    scores = random_scores("a", 200_000, seed=0)
-    assert scores.dtype == torch.int32 and int(scores.min()) >= 0
-    counts = np.bincount(scores.numpy() >> 27, minlength=16)
+@pytest.mark.parametrize("budget", ["tensor", "block"])
+def test_budgets_take_each_groups_share(budget: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = [
+        "m.layers.0.mlp.up.weight",
+        "m.layers.1.mlp.up.weight",
+        "m.norm.weight",
+        "m.embed_tokens.weight",
+    ]
+    sizes = [100, 31, 7, 63]
+    base = {name: torch.zeros(size) for name, size in zip(names, sizes, strict=True)}
+    tuned = {name: torch.rand(len(zero), generator=generator) for name, zero in base.items()}
+    flags = top(base, tuned, density=0.1, budget=budget)
+    assert sum(int(flag.sum()) for flag in flags.values()) == 20  # round(0.1 · 201)
+    for name, flag in flags.items():
+        if budget == "tensor":
+            assert int(flag.sum()) in (len(flag) // 10, len(flag) // 10 + 1)
+        least = tuned[name][flag].min() if flag.any() else math.inf
+        if budget == "tensor" or name == names[2]:
+            assert bool((tuned[name][~flag] <= least).all())
+    if budget == "block":
+        ffn = sum(int(flags[name].sum()) for name in names[:2])
+        assert ffn in (13, 14)
+
+
+def test_several_densities_share_their_counts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = {name: torch.zeros(300) for name in ("a", "b")}
+    tuned = {name: torch.rand(300, generator=generator) for name in base}
+    together = take_many(compare(base, tuned), [build(density=d) for d in (0.01, 0.2, 1.0)])
+    for density, bitmaps in zip((0.01, 0.2, 1.0), together, strict=True):
+        alone = top(base, tuned, density=density)
+        assert all(torch.equal(bitmaps[name].unpack(), alone[name]) for name in base)
+
+
+def test_random_numbers_are_uniform_and_of_their_name() -> None:
+    drawn = uniform("u", "a", 0, 200_000, seed=0)
+    assert drawn.dtype == np.float32 and drawn.min() >= 0 and drawn.max() < 1
+    counts = np.bincount((drawn * 16).astype(int), minlength=16)
     assert np.abs(counts / 200_000 - 1 / 16).max() < 0.003  # 5.5 standard deviations
-    assert not torch.equal(scores, random_scores("b", 200_000, seed=0))
-    assert torch.equal(scores[:100], random_scores("a", 100, seed=0))
+    assert not np.array_equal(drawn, uniform("u", "b", 0, 200_000, seed=0))
+    assert np.array_equal(drawn[64:128], uniform("u", "a", 64, 128, seed=0))
+    other = uniform("ties", "a", 0, 200_000, seed=0)
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.012  # 5.4 standard deviations
 
 
-@pytest.mark.parametrize("k", [0, 1, 7])
-def test_all_or_nothing(k: int) -> None:
-    scores = {"a": torch.arange(7, dtype=torch.int32), "empty": torch.zeros(0, dtype=torch.int32)}
-    chosen = take_largest(scores.__getitem__, ["a", "empty"], k, seed=0)
-    assert int(chosen["a"].sum()) == k and chosen["empty"].shape == (0,)
-    assert chosen["a"].tolist() == [index >= 7 - k for index in range(7)]
+@pytest.mark.parametrize(
+    "chosen, sentence",
+    [({"k": 99}, "k is 99 and the scope has 6 coordinates"), ({"density": 0.01}, "rounds to none")],
+)
+def test_more_or_less_than_there_is(chosen: dict, sentence: str) -> None:
+    base = {"a": torch.zeros(6)}
+    with pytest.raises(MaskError, match=sentence):
+        top(base, base, **chosen)

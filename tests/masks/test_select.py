@@ -90,7 +90,7 @@ def test_scope_limits_the_choice_and_the_count(
     inside = [name for name in mask.names if ".mlp." in name]
     assert mask.count() == round(0.5 * sum(mask.numel(name) for name in inside))
     assert all(mask.count(name) == 0 for name in mask.names if name not in inside)
-    with pytest.raises(MaskError, match="matches the scope"):
+    with pytest.raises(MaskError, match="no tensor matches 'nothing'"):
         select(qwen3, moved, scope=["nothing"])
 
 
@@ -120,7 +120,7 @@ def test_an_update_that_is_not_finite_is_named(
 ) -> None:
     with torch.no_grad():
         moved.model.norm.weight[3] = float("nan")
-    with pytest.raises(MaskError, match=r"update of model\.norm\.weight is not finite"):
+    with pytest.raises(MaskError, match=r"model\.norm\.weight has values that are not numbers"):
         select(qwen3, moved)
 
 
@@ -132,15 +132,25 @@ def test_models_that_are_no_siblings(qwen3: Qwen3ForCausalLM) -> None:
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"selector": "best"}, "no selector 'best': choose one of topk, threshold, random"),
+        ({"selector": "best"}, "selector is 'best', and should be 'topk'"),
         ({"density": 0.0}, "density is 0.0"),
         ({"density": 1.5}, "density is 1.5"),
-        ({"threshold": 1e-5}, "takes a density"),
-        ({"selector": "threshold", "density": 0.1}, "takes a threshold"),
-        ({"selector": "threshold", "threshold": float("nan")}, "must be finite"),
-        ({"selector": "threshold", "threshold": -1.0}, "not negative"),
+        ({"k": 0}, "k is 0"),
+        ({"k": 16_865}, "the scope has 16,864 coordinates"),
+        ({"k": 5, "density": 0.1}, "give one of them"),
+        ({"threshold": 1e-5}, "threshold does nothing with the selector topk"),
+        ({"rank": 0.1}, "choose principal or off-principal or off-principal-or-low"),
+        ({"best": 1}, "no setting 'best'"),
+        ({"budget": "layer"}, "budget is 'layer'"),
+        ({"selector": "topk-per-tensor", "budget": "global"}, "use topk"),
+        ({"selector": "threshold", "density": 0.1}, "takes all that fit"),
+        ({"selector": "threshold", "threshold": float("nan")}, "finite"),
+        ({"selector": "threshold", "threshold": -1.0}, "greater than or equal to 0"),
         ({"selector": "threshold"}, "chose none of 16,864 coordinates"),
-        ({"density": 1e-9}, "chose none"),
+        ({"density": 1e-9}, "rounds to none"),
+        ({"selector": "random"}, "looks at the base alone"),
+        ({"exclude": ["*"]}, "nothing is left in scope"),
+        ({"selector": "random", "match": "tensor"}, "looks at the base alone"),
     ],
 )
 def test_settings_that_do_not_fit(qwen3: Qwen3ForCausalLM, settings: dict, sentence: str) -> None:
@@ -149,7 +159,7 @@ def test_settings_that_do_not_fit(qwen3: Qwen3ForCausalLM, settings: dict, sente
 
 
 def test_update_based_selectors_need_an_update(qwen3: Qwen3ForCausalLM) -> None:
-    with pytest.raises(MaskError, match="give a tuned model"):
+    with pytest.raises(MaskError, match="needs a tuned model beside the base"):
         select(qwen3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from sparseopd.errors import PairError
 from sparseopd.masks import select
 from sparseopd.pairs import checkpoint_pieces, gather_positions, open_tensors, tensor_hash, tiny
-from sparseopd.pairs.tensors import matches_hash
+from sparseopd.pairs.tensors import matches_hash, stored_hash
 from tests.conftest import make_moe, make_qwen3
+from tests.masks.held import Held
 
 
 def reloaded(name: str, folder: Path) -> PreTrainedModel:
@@ -53,9 +55,20 @@ def test_hashes_tell_dtype_shape_and_bits_apart() -> None:
         torch.tensor([0.0, 0, 0, -0.0]),
     ]
     assert len({tensor_hash(tensor) for tensor in [zeros, *others]}) == 4
-    assert matches_hash(zeros.double(), tensor_hash(zeros))
-    assert not matches_hash(zeros + 1e-9, tensor_hash(zeros.bfloat16()))
-    assert not matches_hash(zeros, "nonsense:00")
+    assert fits(zeros.double(), tensor_hash(zeros))
+    assert not fits(zeros + 1e-9, tensor_hash(zeros.bfloat16()))
+    assert not fits(zeros, "nonsense:00")
+
+
+def fits(tensor: torch.Tensor, expected: str) -> bool:
+    return matches_hash(Held({"a": tensor}), "a", expected)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (2, 3, 4)])
+def test_a_tensor_read_in_pieces_has_the_hash_of_the_whole(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape).bfloat16()
+    with mock.patch("sparseopd.pairs.tensors.PIECE", 2):
+        assert stored_hash(Held({"a": tensor}), "a") == tensor_hash(tensor)
 
 
 @pytest.mark.parametrize(

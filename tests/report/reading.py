@@ -1,9 +1,26 @@
-"""Reads a report back the way a browser would: text, attributes and ids, as escaping left them."""
+"""Reads output back: a report as a browser would, with its text, attributes and ids as escaping left
+them; a table as a terminal shows it."""
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from html.parser import HTMLParser
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+
+def printed(*tables: Table, width: int = 80) -> str:
+    """Tables as plain text in a terminal of this width, which they must fit with nothing cut."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    for table in tables:
+        console.print(table)
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert max(map(cell_len, text.splitlines())) <= width
+    return text
+
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

@@ -17,7 +17,7 @@ from sparseopd.report.curves import learning_curves, running_median
 from sparseopd.report.figures import MOST_MASKS, draw_masks, draw_measures
 from sparseopd.report.heatmap import draw_layout
 from sparseopd.report.intervals import accuracy, kl_to_teacher
-from sparseopd.report.layout import describe_layout, distinct_layouts, grids, highest_density
+from sparseopd.report.layout import describe_layout, distinct_layouts, grids, shared_top
 from sparseopd.report.svg import to_svg
 from tests.report.builders import arm, curve, layout, pair, scores
 
@@ -122,7 +122,7 @@ def test_kinds_and_controls() -> None:
 
 
 def test_layout_grids_hold_densities_and_gaps() -> None:
-    layers, other = grids(arm("m", "masked", layout=layout(0.1, 0.0, layers=3, vision=2)))
+    layers, other = grids(layout(0.1, 0.0, layers=3, vision=2))
     assert layers.layers == [0, 1, 2] and len(layers.modules) == 14
     column = layers.density[:, layers.modules.index("vision.fc1")]
     assert column[:2] == pytest.approx(0.1, abs=1e-3) and np.isnan(column[2])
@@ -131,7 +131,7 @@ def test_layout_grids_hold_densities_and_gaps() -> None:
 
 def test_heat_map_has_a_cell_for_every_row_of_the_layout() -> None:
     rows = layout(0.1, 1.0, layers=3, vision=2)
-    figure = draw_layout(arm("m", "masked", layout=rows), 0.2)
+    figure = draw_layout(rows, 0.2)
     cells = [len(axes.patches) for axes in figure.axes]
     assert sum(cells[:2]) == len(rows) and cells[1] == 4
 
@@ -143,7 +143,7 @@ def test_same_masks_are_drawn_once_and_share_a_scale() -> None:
         arm("c", "masked", layout=layout(0.3, 0.0)),
     )
     assert [[item.name for item in group] for group in distinct_layouts(one)] == [["a", "b"], ["c"]]
-    assert highest_density(one) == pytest.approx(0.3, abs=1e-3)
+    assert shared_top(one) == pytest.approx(0.3, abs=1e-3)
     assert draw_masks(one, "k")[0].title == "Where the mask lies: a, b"
 
 

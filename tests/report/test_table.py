@@ -1,26 +1,13 @@
-"""The terminal tables fit 80 columns and show names and figures whole."""
+"""The table of scores fits 80 columns and shows names and figures whole."""
 
 from __future__ import annotations
 
-import io
 import re
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-
 from sparseopd.artifacts import Interval, Scores
-from sparseopd.report import mask_table, scores_table
-from tests.report.builders import arm, interval, layout, pair, scores
-
-
-def printed(table: Table, width: int = 80) -> str:
-    """The table as plain text in a terminal of this width."""
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(table)
-    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    assert max(map(cell_len, text.splitlines())) <= width
-    return text
+from sparseopd.report import scores_table
+from tests.report.builders import arm, interval, pair, scores
+from tests.report.reading import printed
 
 
 def widest() -> Scores:
@@ -93,15 +80,3 @@ def test_empty_columns_are_left_out() -> None:
 def test_no_arms_and_no_figures() -> None:
     assert "Arm" in printed(scores_table(scores()))
     assert "nothing" in printed(scores_table(scores(arm("nothing", "source"))))
-
-
-def test_mask_table_sums_layers_of_a_module() -> None:
-    text = printed(mask_table(layout(0.1, 0.0, layers=36, vision=2)))
-    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert rows["q_proj"] == ["36", "589,824", "58,968", "10", "10", "10"]
-    assert rows["lm_head"] == ["–", "16,384", "1,638", "10", "–", "–"]
-    assert rows["all"][0] == "36"
-
-
-def test_mask_table_of_nothing() -> None:
-    assert "all" in printed(mask_table([]))

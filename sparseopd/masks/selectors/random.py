@@ -1,26 +1,20 @@
-"""Random coordinates: the control every mask must beat."""
+"""Random coordinates: the control every mask must beat. Data-free."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from sparseopd.masks.comparison import Comparison
-from sparseopd.masks.ranking import random_scores, take_largest
+from sparseopd.masks.keys import uniform
+from sparseopd.masks.stream import Piece
+from sparseopd.selection import Selection
 
 
-def random(comparison: Comparison, *, density: float, seed: int) -> dict[str, Tensor]:
-    """Choose exactly round(density · n) coordinates uniformly. Returns bool (numel,) by name."""
-
-    def scores(name: str) -> Tensor:
-        return random_scores(name, comparison.shapes[name].numel(), seed)
-
-    return take_largest(scores, comparison.names, round(density * comparison.numel), seed)
-
-
-def random_like(comparison: Comparison, *, counts: dict[str, int], seed: int) -> dict[str, Tensor]:
-    """Choose `counts[name]` coordinates uniformly within each tensor: matched to another mask."""
-    chosen = {}
-    for name in comparison.names:
-        scores = random_scores(name, comparison.shapes[name].numel(), seed)
-        chosen |= take_largest(lambda _, fixed=scores: fixed, [name], counts.get(name, 0), seed)
-    return chosen
+def random(comparison: Comparison, selection: Selection) -> Callable[[Piece], Tensor]:
+    """Score uniformly at random, by seed, name and position alone."""
+    return lambda piece: torch.from_numpy(
+        uniform("random", piece.name, piece.start, piece.stop, comparison.seed)
+    )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from sparseopd.masks.comparison import Comparison
+from sparseopd.masks.stream import Piece
+from sparseopd.selection import Selection
 
 
-def threshold(comparison: Comparison, *, threshold: float) -> dict[str, Tensor]:
-    """Choose the coordinates with |Δ| > threshold. Returns bool (numel,) by name."""
-    return {name: comparison.magnitude(name) > threshold for name in comparison.names}
+def threshold(comparison: Comparison, selection: Selection) -> Callable[[Piece], Tensor]:
+    """Choose where |Δ| > threshold, in float32."""
+    limit = selection.threshold
+    return lambda piece: comparison.magnitude(piece) > limit  # pyright: ignore[reportOperatorIssue]

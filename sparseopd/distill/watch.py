@@ -1,0 +1,104 @@
+"""Watch the mask while discovery runs: has it settled, and what did it look like on the way?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sparseopd.artifacts import RunDir
+from sparseopd.masks import Mask
+from sparseopd.masks.bitmap import Bitmaps
+from sparseopd.masks.comparison import Comparison
+from sparseopd.masks.select import take_many
+from sparseopd.pairs.tensors import Tensors, open_tensors
+from sparseopd.recipe import Discover
+from sparseopd.selection import Selection, build
+
+DENSITIES = (0.01, 0.05, 0.1, 0.2)
+"""Densities whose masks are followed, beside the recipe's own."""
+_MOVED = ("topk", "topk-relative", "topk-per-tensor")
+
+
+class MaskWatch(TrainerCallback):
+    """Every few steps, compare the top-k masks of the update so far with those of the check before.
+
+    `rows` holds what `Provenance.stability` describes. Training stops once the Jaccard index at the
+    recipe's own density reaches `until_stable`. `keep(step)` is called after each snapshot step.
+    """
+
+    def __init__(
+        self, settings: Discover, source: Tensors, run: RunDir, keep: Callable[[int], None]
+    ) -> None:
+        self._settings, self._source, self._run, self._keep = settings, source, run, keep
+        self._every = settings.check_every or max(2, settings.steps // 10)
+        self._before: tuple[int, dict[float, Mask]] | None = None
+        self.rows: list[dict[str, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Check and keep what is due after this step."""
+        step = state.global_step
+        if step % self._every == 0:
+            self._compare(step, model)
+            own = self._jaccard_now(step)
+            if self._settings.until_stable and own is not None:
+                control.should_training_stop |= own >= self._settings.until_stable
+        if step in self._settings.snapshots:
+            self._keep(step)
+
+    def _compare(self, step: int, model: Any) -> None:
+        masks = top_masks(self._settings, self._source, model)
+        if self._before is not None:
+            since, before = self._before
+            new = [
+                {
+                    "step": step,
+                    "since": since,
+                    "density": density,
+                    "jaccard": mask.jaccard(before[density]),
+                }
+                for density, mask in masks.items()
+            ]
+            self.rows += new
+            with self._run.stability.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+        self._before = step, masks
+
+    def _jaccard_now(self, step: int) -> float | None:
+        numel = sum(self._source.shape(name).numel() for name in self._source.keys())
+        own = own_density(self._settings, numel)
+        return next(
+            (row["jaccard"] for row in self.rows if row["step"] == step and row["density"] == own),
+            None,
+        )
+
+
+def top_masks(settings: Selection, source: Tensors, model: Any) -> dict[float, Mask]:
+    """Return the top-k masks of the model's update at `DENSITIES` and the recipe's own, by density.
+
+    They are taken in the recipe's scope and budget, by its selector if that ranks the update, else by
+    |Δ|. Densities that round to no coordinate are left out.
+    """
+    comparison = Comparison(source, open_tensors(model), settings.include, settings.exclude)
+    numel = sum(comparison.numels.values())
+    densities = sorted({*DENSITIES, own_density(settings, numel)})
+    densities = [density for density in densities if round(density * numel)]
+    moved = settings.selector in _MOVED
+    base = build(
+        selector=settings.selector if moved else "topk",
+        budget=settings.budget if settings.ranks else None,
+        relative_to=settings.relative_to,
+    )
+    wanted = [replace(base, density=density) for density in densities]
+    return {
+        density: Mask(Bitmaps.held(dict(bitmaps)))
+        for density, bitmaps in zip(densities, take_many(comparison, wanted), strict=True)
+    }
+
+
+def own_density(settings: Selection, numel: int) -> float:
+    """Return the density the recipe asks for; a tenth for selectors that are not asked for one."""
+    return settings.k / numel if settings.k else settings.density or 0.1
