@@ -122,5 +122,7 @@ def numel_of(shape: tuple[int, ...]) -> int:
 
 
 def count_bits(bits: np.ndarray) -> int:
-    """Count the ones of a uint8 array."""
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+    """Count the ones of a contiguous uint8 array."""
+    whole = len(bits) // 8 * 8
+    words = np.bitwise_count(bits[:whole].view(np.uint64))
+    return int(words.sum(dtype=np.int64)) + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64))

@@ -56,12 +56,13 @@ class Comparison:
             sides * self.shapes[name].numel() * self.base.dtype(name).itemsize for name in names
         )
 
-    def pieces(self, names: Iterable[str]) -> Iterator[Piece]:
-        """Yield the pieces of some tensors, in order."""
+    def pieces(self, names: Iterable[str], share: int = 1) -> Iterator[Piece]:
+        """Yield the pieces of some tensors, in order; of each only the first `share`-th part."""
         for name in names:
             size = self.base.dtype(name).itemsize * (1 if self.tuned is None else 2)
             update = self._adapter_update(name)
-            for start, stop in pieces(self.shapes[name].numel()):
+            for start, end in pieces(self.shapes[name].numel()):
+                stop = start + -(-(end - start) // share)
                 base = self.base.flat(name, start, stop)
                 if update is not None:
                     yield Piece(name, start, stop, base, update=update[start:stop])
@@ -84,6 +85,8 @@ class Comparison:
             return size.zero_()  # a tensor that the adapter leaves alone
         if torch.float64 in (piece.base.dtype, piece.tuned.dtype):
             return size.copy_(piece.tuned.double() - piece.base.double()).abs_()
+        if piece.base.dtype == piece.tuned.dtype == torch.float32:
+            return torch.sub(piece.tuned, piece.base, out=size).abs_()
         before = _scratch.take("before", piece.numel)
         before.copy_(piece.base)
         return size.copy_(piece.tuned).sub_(before).abs_()

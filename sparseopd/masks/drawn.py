@@ -8,12 +8,12 @@ from sparseopd.errors import MaskError
 from sparseopd.masks.bitmap import Bitmap, Bitmaps
 from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.keys import keys
-from sparseopd.masks.ranking import Score, count_scores, take_largest
+from sparseopd.masks.ranking import Score, take_largest
 from sparseopd.masks.strata import Strata
 from sparseopd.masks.stream import Piece, Shelf, for_each
 
-_TOP = np.uint64(48)
-"""Bits of a key below the 16 that are counted."""
+_LOW = np.uint32(16)
+"""Bits of a key below those that are counted."""
 
 
 def drawn_like(comparison: Comparison, like: Bitmaps, score: Score, match: str) -> Bitmaps:
@@ -30,8 +30,7 @@ def drawn_like(comparison: Comparison, like: Bitmaps, score: Score, match: str) 
             return Bitmap.empty(comparison.shapes[name])
         if match == "magnitude":
             return _matched_by_magnitude(comparison, name, like[name])
-        counts = count_scores(comparison, score, [name])
-        return take_largest(comparison, score, [name], like.count(name), counts, Shelf())(name)
+        return take_largest(comparison, score, [name], like.count(name), Shelf())(name)
 
     return Bitmaps(comparison.shapes, read)
 
@@ -66,7 +65,7 @@ def _matched_by_magnitude(comparison: Comparison, name: str, like: Bitmap) -> Bi
 
 
 def _count_keys(strata: Strata, piece: Piece, seed: int) -> np.ndarray:
-    upper = (_keys_of(piece, seed) >> _TOP).astype(np.int64)
+    upper = (_keys_of(piece, seed) >> _LOW).astype(np.int64)
     places = strata.of(piece).numpy() << 16 | upper
     return np.bincount(places, minlength=strata.number << 16).reshape(strata.number, -1)
 
@@ -76,7 +75,7 @@ def _split_keys(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What lies below its stratum's edge bin (bool), and what lies in it: (m, 3) uint64."""
     own, stratum = _keys_of(piece, seed), strata.of(piece).numpy()
-    upper = (own >> _TOP).astype(np.int64)
+    upper = (own >> _LOW).astype(np.int64)
     close = np.flatnonzero(upper == edge[stratum])
     rows = np.stack(
         [stratum[close].astype(np.uint64), own[close], (close + piece.start).astype(np.uint64)],
@@ -87,7 +86,7 @@ def _split_keys(
 
 def _take_nearest(flags: np.ndarray, near: np.ndarray, needed: np.ndarray) -> None:
     """Mark the first `needed[stratum]` rows (stratum, key, position) of every stratum."""
-    near = near[np.lexsort((near[:, 1], near[:, 0]))]
+    near = near[np.lexsort((near[:, 2], near[:, 1], near[:, 0]))]
     stratum = near[:, 0].astype(np.int64)
     first = np.searchsorted(stratum, np.arange(len(needed)))
     place = np.arange(len(near)) - first[stratum]
@@ -95,4 +94,4 @@ def _take_nearest(flags: np.ndarray, near: np.ndarray, needed: np.ndarray) -> No
 
 
 def _keys_of(piece: Piece, seed: int) -> np.ndarray:
-    return keys("matched", piece.name, np.arange(piece.start, piece.stop), seed)
+    return keys("matched", piece.name, piece.start, piece.stop, seed)

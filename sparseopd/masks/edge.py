@@ -1,137 +1,220 @@
-"""Decide which scores of the edge bin are taken: the largest, and among equals by a seeded hash."""
+"""Decide which of the scores around the k-th largest are taken; among equals by a seeded hash.
+
+Scores of full precision hardly ever tie, so few are undecided. Between checkpoints of low precision a
+change has few significant bits: many scores tie exactly, and the lower bits of their pattern are
+zero. Where they are many, these, the even ones, are kept as a bitmap and hashed a whole piece at once;
+all others one by one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
+import torch
 
-from sparseopd.masks.keys import keys
-from sparseopd.masks.stream import Kept, Piece, Shelf
+from sparseopd.masks.bitmap import count_bits
+from sparseopd.masks.keys import keys, keys_at
+from sparseopd.masks.stream import Kept, Shelf, for_each
 
-_WHOLE = 1 << 64
+_KEYS = 1 << 32
+_BATCH = 1 << 22
 
 
 @dataclass(frozen=True)
 class Undecided:
-    """The scores of one piece that share their upper bits with the k-th largest."""
+    """The scores of one piece that lie in the range of the k-th largest."""
 
     name: str
     start: int
     """Where the piece begins in its tensor."""
     numel: int
     """Coordinates of the piece."""
-    count: int
-    positions: Kept
-    """uint32 within the piece; or, where that is shorter, a packed bitmap of the piece."""
-    low: Kept | int
-    """uint16 lower bits of each; a number where all have the same, as ties do."""
+    even: Kept | None
+    """uint8: packed bitmap of those at the range's bottom, where these are many."""
+    odd: Kept
+    """uint32 (m,): positions of the others in the piece."""
+    low: Kept
+    """uint32 (m,): their bit patterns above the range's bottom."""
 
-    @classmethod
-    def keep(cls, shelf: Shelf, piece: Piece, positions: np.ndarray, low: np.ndarray) -> Undecided:
-        """Put the positions (m,) and lower bits (m,) of a piece on a shelf."""
-        if 4 * len(positions) > piece.numel // 8:
-            flags = np.zeros(piece.numel, dtype=np.bool_)
-            flags[positions] = True
-            where = shelf.put(np.packbits(flags, bitorder="little"))
-        else:
-            where = shelf.put(positions)
-        same = bool((low == low[0]).all())
-        kept = int(low[0]) if same else shelf.put(low)
-        return cls(piece.name, piece.start, piece.numel, len(positions), where, kept)
 
-    def where(self, shelf: Shelf) -> np.ndarray:
-        """Return the positions in the piece, int64 (count,), ascending."""
-        kept = shelf.get(self.positions)
-        if kept.dtype == np.uint8:
-            return np.flatnonzero(np.unpackbits(kept, count=self.numel, bitorder="little"))
-        return kept.astype(np.int64)
+@dataclass(frozen=True)
+class Loaded:
+    """An `Undecided` with its arrays off the shelf."""
 
-    def lows(self, shelf: Shelf) -> np.ndarray:
-        """Return the lower bits, uint16 (count,)."""
-        if isinstance(self.low, int):
-            return np.full(self.count, self.low, dtype=np.uint16)
-        return shelf.get(self.low)
+    name: str
+    start: int
+    numel: int
+    even: np.ndarray | None
+    odd: np.ndarray
+    low: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Ties:
+    """The ties of one piece, by their keys."""
+
+    below: np.ndarray
+    """uint8, packed: those below the range that is looked at."""
+    near: np.ndarray
+    """uint32 (m,): positions in the piece of those in that range."""
+    keys: np.ndarray
+    """uint32 (m,): their keys."""
 
 
 class Edge:
-    """All that is undecided after pass two, and after `decide` the rule that settles it."""
+    """All that is undecided after pass two; `decide` settles it."""
 
-    def __init__(self, shelf: Shelf, seed: int) -> None:
+    def __init__(self, shelf: Shelf, seed: int, patterns: int) -> None:
+        """`patterns` is the number of bit patterns in the range."""
         self._shelf, self._seed = shelf, seed
-        self._of: dict[str, list[Undecided]] = {}
-        self._counts = np.zeros(1 << 16, dtype=np.int64)
-        self._floor = 0
-        self._last: tuple[int, str, int] | None = None
+        self._all: list[Undecided] = []
+        self._counts = np.zeros(patterns, dtype=np.int64)
+        self.count = 0
 
-    def add(self, undecided: Undecided) -> None:
-        """Take note of one piece."""
-        self._of.setdefault(undecided.name, []).append(undecided)
-        if isinstance(undecided.low, int):
-            self._counts[undecided.low] += undecided.count
-        else:
-            np.add.at(self._counts, undecided.lows(self._shelf), 1)
+    def add(
+        self,
+        name: str,
+        start: int,
+        numel: int,
+        even: np.ndarray | None,
+        odd: np.ndarray,
+        low: np.ndarray,
+    ) -> None:
+        """Take note of one piece: even ones packed, others by position and lower bits (`Undecided`)."""
+        put = self._shelf.put
+        self.count += len(low)
+        if even is not None:
+            number = count_bits(even)
+            self._counts[0] += number
+            self.count += number
+        kept = None if even is None else put(even)
+        self._all.append(Undecided(name, start, numel, kept, put(odd), put(low)))
 
-    def decide(self, needed: int) -> None:
-        """Settle that exactly `needed` of them are taken."""
+    def decide(self, needed: int) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Take exactly `needed` of them; yield name, start and packed bits of each piece's."""
+        self._count_lows()
         at_least = np.cumsum(self._counts[::-1])[::-1]
-        self._floor = int(np.flatnonzero(at_least >= needed)[-1])
-        ties = int(self._counts[self._floor])
-        missing = needed - int(at_least[self._floor] - ties)
-        self._last = None if missing == ties else self._last_tie(missing, ties)
+        floor = int(np.flatnonzero(at_least >= needed)[-1])
+        ties = int(self._counts[floor])
+        missing = needed - int(at_least[floor] - ties)
+        above = floor if missing == ties else floor + 1
+        taken = None if missing == ties else self._taken_ties(floor, missing, ties)
+        for place, (piece, bits) in enumerate(
+            for_each(map(self._load, self._all), lambda piece: _from(piece, above))
+        ):
+            if taken is not None:
+                kept, last = taken[place]
+                bits |= self._shelf.get(kept) | _packed(np.array(last, np.int64), piece.numel)
+            yield piece.name, piece.start, bits
 
-    def taken(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield of each piece of a tensor its start and what is taken of it: uint8, packed."""
-        for undecided in self._of.get(name, []):
-            where, low = undecided.where(self._shelf), undecided.lows(self._shelf)
-            chosen = low >= self._floor
-            if self._last is not None:
-                ties = low == self._floor
-                chosen[ties] = self._among_first(undecided, where[ties])
-            flags = np.zeros(undecided.numel, dtype=np.bool_)
-            flags[where[chosen]] = True
-            yield undecided.start, np.packbits(flags, bitorder="little")
+    def _count_lows(self) -> None:
+        """Add the odd ones to the counts, a few million at a time."""
+        batch, size = [], 0
+        for number, kept in enumerate(self._all, 1):
+            batch.append(self._shelf.get(kept.low))
+            size += len(batch[-1])
+            if size >= _BATCH or number == len(self._all):
+                low = torch.from_numpy(np.concatenate(batch).view(np.int32))
+                self._counts += torch.bincount(low, minlength=len(self._counts)).numpy()
+                batch, size = [], 0
 
-    def _among_first(self, undecided: Undecided, where: np.ndarray) -> np.ndarray:
-        """Whether ties come no later than the last one taken, in order of (key, name, position)."""
-        assert self._last is not None
-        key, last_name, last_position = self._last
-        where = where + undecided.start
-        own = keys("ties", undecided.name, where, self._seed)
-        chosen = own < np.uint64(key)
-        if undecided.name <= last_name:
-            equal = own == np.uint64(key)
-            chosen |= equal & (where <= last_position) if undecided.name == last_name else equal
-        return chosen
-
-    def _last_tie(self, missing: int, ties: int) -> tuple[int, str, int]:
-        """Find the `missing`-th tie in order of (key, name, position).
-
-        Keys are uniform, so its key lies close to missing / ties of their range: only those near it
-        are looked at, and more only if that guess should fail.
-        """
+    def _taken_ties(self, floor: int, missing: int, ties: int) -> list[tuple[Kept, list[int]]]:
         share = missing / ties
         spread = 8 * (share * (1 - share) / ties) ** 0.5 + 32 / ties
-        while True:
-            low = max(0, int((share - spread) * _WHOLE))
-            high = min(_WHOLE - 1, int((share + spread) * _WHOLE))
-            below, near = self._ties_near(low, high)
-            if below < missing <= below + len(near):
-                return sorted(near)[missing - below - 1]
+        while (taken := self._first_ties(floor, missing, share, spread)) is None:
             spread *= 16
+        return taken
 
-    def _ties_near(self, low: int, high: int) -> tuple[int, list[tuple[int, str, int]]]:
-        """Count the ties whose key is below `low`, and list those from there to `high`."""
-        below, near = 0, []
-        for name, pieces in self._of.items():
-            for undecided in pieces:
-                if isinstance(undecided.low, int) and undecided.low != self._floor:
-                    continue
-                where, lows = undecided.where(self._shelf), undecided.lows(self._shelf)
-                where = where[lows == self._floor] + undecided.start
-                own = keys("ties", name, where, self._seed)
-                below += int(np.count_nonzero(own < np.uint64(low)))
-                close = np.flatnonzero((own >= np.uint64(low)) & (own <= np.uint64(high)))
-                near += [(int(own[i]), name, int(where[i])) for i in close]
-        return below, near
+    def _first_ties(
+        self, floor: int, missing: int, share: float, spread: float
+    ) -> list[tuple[Kept, list[int]]] | None:
+        """Take the first `missing` ties in order of (key, name, position): of each piece packed bits,
+        and the positions of the last few.
+
+        Keys are uniform, so the last one taken lies near `share` of their range: only keys within
+        `spread` of it are sorted. None if that guess was wrong.
+        """
+        low = max(0, int((share - spread) * _KEYS))
+        high = min(_KEYS - 1, int((share + spread) * _KEYS))
+        taken: list[tuple[Kept, list[int]]] = []
+        near = []
+        for piece, ties in for_each(
+            map(self._load, self._all), lambda piece: self._ties(piece, floor, low, high)
+        ):
+            where = ties.near.astype(np.int64) + piece.start
+            near += zip(ties.keys.tolist(), repeat(piece.name), where.tolist(), repeat(len(taken)))
+            taken.append((self._shelf.put(ties.below), []))
+            missing -= count_bits(ties.below)
+        if not 0 <= missing <= len(near):
+            return None
+        for _, _, where, place in sorted(near)[:missing]:
+            taken[place][1].append(where - self._all[place].start)
+        return taken
+
+    def _ties(self, piece: Loaded, floor: int, low: int, high: int) -> _Ties:
+        where = piece.odd[piece.low == floor]
+        own = keys_at("ties", piece.name, piece.start, where, self._seed)
+        close = (own >= low) & (own <= high)
+        below, near, found = _packed(where[own < low], piece.numel), where[close], own[close]
+        if floor == 0 and piece.even is not None:
+            less, more, own = self._even_ties(piece, low, high)
+            below |= less
+            near, found = np.concatenate([near, more]), np.concatenate([found, own])
+        return _Ties(below, near, found)
+
+    def _even_ties(
+        self, piece: Loaded, low: int, high: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those below `low`, packed; positions and keys of those from there to `high`."""
+        assert piece.even is not None
+        name, start = piece.name, piece.start
+        if 8 * count_bits(piece.even) < piece.numel:  # fewer are quicker one by one
+            where = ones(piece.even)
+            own = keys_at("ties", name, start, where, self._seed)
+            close = (own >= low) & (own <= high)
+            return _packed(where[own < low], piece.numel), where[close], own[close]
+        own = keys("ties", name, start, start + piece.numel, self._seed)
+        less = np.packbits(own < low, bitorder="little")
+        near = ones((np.packbits(own <= high, bitorder="little") ^ less) & piece.even)
+        return less & piece.even, near, own[near]
+
+    def _load(self, kept: Undecided) -> Loaded:
+        get = self._shelf.get
+        even = None if kept.even is None else get(kept.even)
+        return Loaded(kept.name, kept.start, kept.numel, even, get(kept.odd), get(kept.low))
+
+
+def _from(piece: Loaded, floor: int) -> np.ndarray:
+    """Return, packed, the scores of a piece that lie at `floor` or above it."""
+    taken = _packed(piece.odd[piece.low >= np.uint32(floor)], piece.numel)
+    return taken | piece.even if floor == 0 and piece.even is not None else taken
+
+
+def _packed(positions: np.ndarray, numel: int) -> np.ndarray:
+    if 64 * len(positions) < numel:
+        bits = np.zeros((numel + 7) // 8, dtype=np.uint8)
+        np.bitwise_or.at(bits, positions >> 3, np.left_shift(1, positions & 7).astype(np.uint8))
+        return bits
+    flags = np.zeros(numel, dtype=np.bool_)
+    flags[positions] = True
+    return np.packbits(flags, bitorder="little")
+
+
+def ones(bits: np.ndarray) -> np.ndarray:
+    """Return the positions of the ones of packed bits, uint32, ascending; quick where they are few."""
+    number = count_bits(bits)
+    if not number:
+        return np.zeros(0, dtype=np.uint32)
+    if 2 * number > len(bits):
+        return _places(bits)
+    byte = np.flatnonzero(bits)
+    where = _places(bits[byte])
+    return (byte[where >> 3] * 8 + (where & 7)).astype(np.uint32)
+
+
+def _places(bits: np.ndarray) -> np.ndarray:
+    flags = np.unpackbits(bits, bitorder="little").view(np.bool_)
+    return np.flatnonzero(flags).astype(np.uint32)

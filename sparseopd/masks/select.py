@@ -148,9 +148,9 @@ def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[B
     shelf, readers = Shelf(), [{} for _ in selections]
     for group in zip(*quotas, strict=True):
         names = group[0][0]
-        counts = count_scores(comparison, score, names)
+        counts = count_scores(comparison, score, names) if len(selections) > 1 else None
         for (_, k), known in zip(group, readers, strict=True):
-            reader = take_largest(comparison, score, names, k, counts, shelf)
+            reader = take_largest(comparison, score, names, k, shelf, counts)
             known |= dict.fromkeys(names, reader)
     return [_covering(comparison, known) for known in readers]
 
@@ -184,8 +184,10 @@ def _finish(
     reading: _Reading,
 ) -> Mask:
     """Hash the base, and hold or write the mask."""
-    for name in comparison.shapes:
-        provenance.base_hashes[name] = stored_hash(comparison.base, name)
+    for name, digest in for_each(
+        comparison.shapes, lambda name: stored_hash(comparison.base, name)
+    ):
+        provenance.base_hashes[name] = digest
         reading(comparison.shapes[name].numel() * comparison.base.dtype(name).itemsize)
     nothing = (
         f"the selector {provenance.selector} chose none of {sum(comparison.numels.values()):,} "

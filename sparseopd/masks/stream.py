@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 SHELF_BYTES = 192 << 20
 """What a `Shelf` holds in memory before it moves to a temporary file."""
@@ -58,11 +59,11 @@ class Scratch(threading.local):
 
 
 def for_each(
-    items: Iterable[Piece], work: Callable[[Piece], Result]
-) -> Iterator[tuple[Piece, Result]]:
-    """Yield (piece, work(piece)) in order, working on several pieces at a time."""
+    items: Iterable[Item], work: Callable[[Item], Result]
+) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, work(item)) in order, working on several items at a time."""
     threads = torch.get_num_threads()
-    waiting: deque[tuple[Piece, Future[Result]]] = deque()
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in items:
@@ -80,8 +81,9 @@ def for_each(
 
 @dataclass(frozen=True)
 class Kept:
-    """Where on a shelf an array lies."""
+    """Where on a shelf an array lies: in memory, or from an offset of its file."""
 
+    held: np.ndarray | None
     offset: int
     length: int
     dtype: np.dtype
@@ -91,19 +93,28 @@ class Shelf:
     """Arrays put away between two passes: in memory while they are few, else in a temporary file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=SHELF_BYTES)  # noqa: SIM115
+        self._left = SHELF_BYTES
+        self._file: IO[bytes] | None = None
         self._end = 0
 
     def put(self, array: np.ndarray) -> Kept:
-        """Keep a one-dimensional array; return how to get it back."""
-        kept = Kept(self._end, len(array), array.dtype)
+        """Keep a one-dimensional array, which must not be written to; return how to get it back."""
+        if array.nbytes <= self._left:
+            self._left -= array.nbytes
+            return Kept(array, 0, len(array), array.dtype)
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the shelf
+        kept = Kept(None, self._end, len(array), array.dtype)
         self._file.seek(self._end)
         self._file.write(np.ascontiguousarray(array).data)
         self._end += array.nbytes
         return kept
 
     def get(self, kept: Kept) -> np.ndarray:
-        """Return a kept array."""
+        """Return a kept array, not to be written to."""
+        if kept.held is not None:
+            return kept.held
+        assert self._file is not None
         self._file.seek(kept.offset)
         content = self._file.read(kept.length * kept.dtype.itemsize)
         return np.frombuffer(content, dtype=kept.dtype)

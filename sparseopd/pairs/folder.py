@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class FolderTensors:
         self._stack = ExitStack()
         self._shown = 0
         self._flat = _NOTHING
+        self._lock = Lock()  # pieces may be asked for from several threads
         self._read_headers(_tied_names(config))
 
     def keys(self) -> list[str]:
@@ -80,10 +82,11 @@ class FolderTensors:
 
     def flat(self, name: str, start: int, stop: int) -> Tensor:
         """Return the coordinates start…stop of a tensor, row-major: (stop - start,) in its dtype."""
-        if self._shown > RESIDENT_BYTES or self._flat[0] != name:
-            self._flat = name, self._tensor(name, 0).reshape(-1)
-        self._shown += (stop - start) * self.dtype(name).itemsize
-        return self._flat[1][start:stop]
+        with self._lock:
+            if self._shown > RESIDENT_BYTES or self._flat[0] != name:
+                self._flat = name, self._tensor(name, 0).reshape(-1)
+            self._shown += (stop - start) * self.dtype(name).itemsize
+            return self._flat[1][start:stop]
 
     def _tensor(self, name: str, shown: int) -> Tensor:
         """A view of the mapped file; its pages are read when they are touched."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from sparseopd.errors import MaskError
 from sparseopd.masks import edge as edge_module
+from sparseopd.masks import ranking
 from sparseopd.masks.keys import keys, uniform
 from sparseopd.masks.select import take_many
 from sparseopd.selection import build
@@ -45,7 +48,7 @@ def reference(
             else torch.float32
         )
         size = (tuned[name].to(wide) - base[name].to(wide)).float().abs().reshape(-1)
-        own = keys("ties", name, np.arange(len(size)), seed)
+        own = keys("ties", name, 0, len(size), seed)
         ranked += [(-float(size[i]), int(own[i]), name, i) for i in range(len(size))]
     return {(name, i) for _, _, name, i in sorted(ranked)[:k]}
 
@@ -99,10 +102,58 @@ def test_heavy_ties_across_tensors_and_pieces(seed: int, k: int, share: float) -
 
 def test_a_wrong_guess_of_the_last_tie_is_widened() -> None:
     base = {"a": torch.zeros(500)}
-    skewed = lambda use, name, positions, seed: positions.astype(np.uint64)  # noqa: E731
+
+    def skewed(use: str, name: str, start: int, stop: int, seed: int) -> np.ndarray:
+        return np.arange(start, stop, dtype=np.uint32)
+
     with mock.patch.object(edge_module, "keys", skewed):
         flags = top(base, base, k=250)
     assert flags["a"].tolist() == [index < 250 for index in range(500)]
+
+
+@contextmanager
+def sampling(share: int) -> Iterator[None]:
+    """Sample even small models, a `share`-th of every piece."""
+    with (
+        mock.patch.object(ranking, "LARGE", 1),
+        mock.patch.object(ranking, "SAMPLED", share),
+    ):
+        yield
+
+
+@given(pair=pairs(), data=st.data(), share=st.integers(1, 20))
+@settings(max_examples=150, deadline=None)
+def test_a_sample_changes_no_choice(pair: tuple, data: st.DataObject, share: int) -> None:
+    base, tuned = pair
+    numel = sum(tensor.numel() for tensor in base.values())
+    if not numel:
+        return
+    k = data.draw(st.integers(1, numel))
+    with sampling(share):
+        assert chosen_of(top(base, tuned, 0, k=k)) == reference(base, tuned, k, 0)
+
+
+@pytest.mark.parametrize("k", [1, 40, 500, 1000, 1999, 2000])
+def test_samples_that_fit_and_that_mislead(k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = {"a": torch.zeros(2000)}
+    even = 1 + 0.2 * torch.rand(2000, generator=generator)
+    misleading = even + 0.5 * (
+        torch.arange(2000) % 16 < 4
+    )  # what is sampled of every piece is large
+    steep = torch.logspace(-30, 30, 2000)  # too wide to guess
+    held = {}
+    for name, values in {"even": even, "misleading": misleading, "steep": steep}.items():
+        tuned, held[name], real = {"a": values}, [], ranking._Pass.holds
+
+        def holds(self: ranking._Pass, k: int, seen: list = held[name], real=real) -> bool:
+            seen.append(real(self, k))
+            return seen[-1]
+
+        with sampling(4), mock.patch.object(ranking._Pass, "holds", holds):
+            assert chosen_of(top(base, tuned, 0, k=k)) == reference(base, tuned, k, 0)
+    if k == 1000:
+        assert held == {"even": [True], "misleading": [False], "steep": []}
 
 
 def test_infinities_come_first() -> None:
