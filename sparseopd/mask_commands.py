@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparseopd import mask_options as options
 from sparseopd.console import console, live_progress, print_json, say
 from sparseopd.errors import MaskMismatchError, PairError, RequestError
-from sparseopd.ranges import Dtype
-from sparseopd.selection import Budget, SelectorName
 
 if TYPE_CHECKING:
     from sparseopd.masks import Mask
@@ -23,7 +22,6 @@ mask_app = typer.Typer(
     help="Make, look at, combine, compare and check masks.", no_args_is_help=True
 )
 
-BLOCKS = "ffn, attention, embedding, head, norm, vision, expert, other"
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")]
 Figure = Annotated[
@@ -42,87 +40,32 @@ class Operation(StrEnum):
 
 @mask_app.command("select")
 def select_mask(
-    base: Annotated[str, typer.Argument(help="The untrained model: a folder or hub id.")],
-    tuned: Annotated[
-        str | None,
-        typer.Argument(
-            help="The base after training, or a LoRA folder; for saliency a folder of scores; not for "
-            "selectors that look at the base alone.",
-            show_default=False,
-        ),
-    ] = None,
+    base: options.Base,
+    tuned: options.Tuned = None,
     output: Output = ...,  # pyright: ignore  # typer's way to say "required"
-    selector: Annotated[
-        SelectorName, typer.Option(help="How coordinates are chosen.", metavar="NAME")
-    ] = "topk",
-    density: Annotated[
-        float | None,
-        typer.Option(help="Share of the coordinates in scope. Default: 0.1.", show_default=False),
-    ] = None,
-    k: Annotated[
-        int | None, typer.Option(help="Number of coordinates instead.", show_default=False)
-    ] = None,
-    budget: Annotated[
-        Budget | None,
-        typer.Option(
-            help="Where the share holds. Default: global; tensor for topk-per-tensor, low-magnitude, "
-            "*principal*.",
-            show_default=False,
-        ),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Only tensors of this pattern or block ({BLOCKS}); repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="All but these; repeat.", show_default=False)
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="threshold: keep |update| above it (1e-5).", show_default=False),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            help="changed: compare in this dtype (bfloat16).", show_default=False, metavar="DTYPE"
-        ),
-    ] = None,
-    eta: Annotated[
-        float | None,
-        typer.Option(help="changed: relative tolerance, as 1e-3.", show_default=False),
-    ] = None,
-    relative_to: Annotated[
-        str | None,
-        typer.Option(
-            help="topk-relative: weight (default) or rms.", show_default=False, metavar="WHAT"
-        ),
-    ] = None,
-    rank: Annotated[
-        float | None,
-        typer.Option(help="*principal*: share of singular values (0.1).", show_default=False),
-    ] = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(help="random: draw as many as this mask has.", show_default=False),
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(
-            help="random --like: in every tensor (default), or magnitude: in every |weight| quantile.",
-            show_default=False,
-            metavar="WHAT",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Breaks ties, draws random masks.")] = 0,
+    selector: options.Selector = "topk",
+    density: options.Density = None,
+    k: options.Number = None,
+    budget: options.Shared = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    threshold: options.Threshold = None,
+    dtype: options.Compared = None,
+    eta: options.Eta = None,
+    relative_to: options.RelativeTo = None,
+    rank: options.Rank = None,
+    like: options.Like = None,
+    match: options.Match = None,
+    seed: options.Seed = 0,
     json: Json = False,
 ) -> None:
     """Take a mask from checkpoints on disk, without loading a model.
 
-    Selectors: topk, topk-relative, topk-per-tensor, threshold, changed and saliency look at what
-    changed; low-magnitude, principal, off-principal, off-principal-or-low and random at BASE alone.
+    Selectors that compare BASE with TUNED: topk, topk-relative, topk-per-tensor, threshold, changed.
+
+    Of BASE alone: low-magnitude, principal, off-principal, off-principal-or-low, random.
+
+    Of BASE and a folder of scores that discover wrote: saliency.
     """
     _refuse_existing(output)
     from sparseopd.masks import Mask, select

@@ -20,7 +20,7 @@ LEVELS = [
     {"optim"},
     {"distill", "evaluation", "report"},
     {"demo"},
-    {"console"},
+    {"console", "mask_options"},
     {"mask_commands"},
     {"cli"},
     {"__main__"},
