@@ -61,6 +61,10 @@ def _check_discovery(discover: Discover) -> None:
                     f"discover.{name} does nothing with the selector {discover.selector}, which needs "
                     "no training: leave it out"
                 )
+    if discover.until_stable is not None and discover.check_every == 0:
+        raise RecipeError(
+            "discover.until_stable needs checks and discover.check_every is 0: leave one of them out"
+        )
     late = [step for step in discover.snapshots if step > discover.steps]
     if late:
         raise RecipeError(

@@ -67,7 +67,7 @@ def select_mask(
 
     Of BASE and a folder of scores that discover wrote: saliency.
     """
-    _refuse_existing(output)
+    _check_output(output)
     from sparseopd.masks import Mask, select
 
     given = {
@@ -129,7 +129,7 @@ def combine_masks(
     json: Json = False,
 ) -> None:
     """Join masks: union, intersection, difference (the first without the others), complement."""
-    _refuse_existing(output)
+    _check_output(output)
     from sparseopd.masks import Mask
 
     if (operation is Operation.complement) != (len(masks) == 1):
@@ -208,9 +208,14 @@ def verify_mask(mask: Path, model: str, json: Json = False) -> None:
     say(f"the mask fits {model}: {len(loaded.names)} tensors agree in name, shape and {content}")
 
 
-def _refuse_existing(output: Path) -> None:
+def _check_output(output: Path) -> None:
+    """Refuse a file that exists or has no folder to lie in, before anything is read."""
     if output.exists():
         raise RequestError(f"{output} exists already: give another name with -o")
+    if not output.absolute().parent.is_dir():
+        raise RequestError(
+            f"there is no folder {output.parent} to write {output.name} to: make it first"
+        )
 
 
 def _size(mask: Mask) -> str:

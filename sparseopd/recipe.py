@@ -128,9 +128,9 @@ class Discover(Selection):
     saliency: Literal["gradient", "momentum"] | None = None
     """Only for the selector saliency: what of the optimizer's view ranks a coordinate, Σ|g| over the
     run (the default) or |m|/√v after it."""
-    check_every: Count | None = None
-    """Compare the top-k mask with the one this many steps before; a tenth of `steps`
-    by default, and at least two."""
+    check_every: CountOrZero | None = None
+    """Compare the top-k mask with the one this many steps before; a tenth of `steps` by default, and
+    at least two. 0 never does, which saves the time on a large model."""
     until_stable: Fraction | None = None
     """Stop once the Jaccard index of two such masks at this density reaches it."""
     snapshots: list[Count] = field(default_factory=list)

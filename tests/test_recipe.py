@@ -116,6 +116,7 @@ def test_shipped_recipes_load(path: Path) -> None:
         (["discover.selector=random", "discover.match=tensor"], "use sparseopd mask select"),
         (["discover.selector=threshold", "discover.density=0.1"], "null in the recipe"),
         (["discover.density=0.1", "discover.k=5"], "give one of them"),
+        (["discover.until_stable=0.9", "discover.check_every=0"], "leave one of them out"),
         (
             ["discover.selector=saliency", "discover.saliency=momentum", "optimizer.name=sgd"],
             "needs second moments",

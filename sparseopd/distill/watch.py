@@ -34,14 +34,15 @@ class MaskWatch(TrainerCallback):
         self, settings: Discover, source: Tensors, run: RunDir, keep: Callable[[int], None]
     ) -> None:
         self._settings, self._source, self._run, self._keep = settings, source, run, keep
-        self._every = settings.check_every or max(2, settings.steps // 10)
+        tenth = max(2, settings.steps // 10)
+        self._every = tenth if settings.check_every is None else settings.check_every
         self._before: tuple[int, dict[float, Mask]] | None = None
         self.rows: list[dict[str, float]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Check and keep what is due after this step."""
         step = state.global_step
-        if step % self._every == 0:
+        if self._every and step % self._every == 0:
             self._compare(step, model)
             own = self._jaccard_now(step)
             if self._settings.until_stable and own is not None:

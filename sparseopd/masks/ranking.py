@@ -131,12 +131,12 @@ class _Pass:
         more: dict[str, list[tuple[int, Kept]]] = {}
         for name, start, bits in self._edge.decide(k - self._above):
             more.setdefault(name, []).append((start, self._shelf.put(bits)))
+        shelf, shapes, taken = self._shelf, self._shapes, self._taken  # outlive this pass's counts
 
         def read(name: str) -> Bitmap:
-            parts = [self._shelf.get(kept) for kept in self._taken.get(name, [])]
-            bitmap = Bitmap.join(self._shapes[name], parts)
+            bitmap = Bitmap.join(shapes[name], [shelf.get(kept) for kept in taken.get(name, [])])
             for start, kept in more.get(name, []):
-                bitmap.bits[start // 8 : start // 8 + kept.length] |= self._shelf.get(kept)
+                bitmap.bits[start // 8 : start // 8 + kept.length] |= shelf.get(kept)
             return bitmap
 
         return read

@@ -15,7 +15,7 @@ from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.drawn import drawn_like
 from sparseopd.masks.file import write
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.ranking import count_scores, take_largest
+from sparseopd.masks.ranking import LARGE, SAMPLED, count_scores, take_largest
 from sparseopd.masks.scope import shares
 from sparseopd.masks.selectors import MATRICES, RULES, SCORES
 from sparseopd.masks.selectors.spectrum import is_matrix
@@ -39,7 +39,7 @@ def select(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Mask:
-    """Choose coordinates of `base`, in two passes over the checkpoints and bounded memory.
+    """Choose coordinates of `base`, reading the checkpoints once or twice, in bounded memory.
 
     Args:
         base: checkpoint folder, hub id, `bundled:…`, or a model in memory.
@@ -230,12 +230,14 @@ class _Reading:
 
     def expect(self, comparison: Comparison, selection: Selection) -> None:
         """Reckon how much will be read: passes over what is in scope, and the base once, to hash it."""
-        passes = (2 if selection.ranks else 1) + (3 if selection.match == "magnitude" else 0)
+        small = sum(comparison.numels.values()) < LARGE
+        passes = 2 if selection.ranks and small else 1 + 1 / SAMPLED
+        passes += 3 if selection.match == "magnitude" else 0
         whole = sum(
             shape.numel() * comparison.base.dtype(name).itemsize
             for name, shape in comparison.shapes.items()
         )
-        self._total = passes * comparison.bytes_of(comparison.names) + whole
+        self._total = int(passes * comparison.bytes_of(comparison.names)) + whole
 
     def __call__(self, size: int) -> None:
         self._done = min(self._done + size, self._total - 1)

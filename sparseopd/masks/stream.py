@@ -20,6 +20,8 @@ from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MOST_THREADS = 8
+"""Each works on a piece of its own, so more would cost memory; reading is the limit by then."""
 SHELF_BYTES = 192 << 20
 """What a `Shelf` holds in memory before it moves to a temporary file."""
 
@@ -62,7 +64,8 @@ def for_each(
     items: Iterable[Item], work: Callable[[Item], Result]
 ) -> Iterator[tuple[Item, Result]]:
     """Yield (item, work(item)) in order, working on several items at a time."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    threads = min(MOST_THREADS, before)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -76,7 +79,7 @@ def for_each(
             yield done, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # torch hands the workers' setting on to new threads
+        torch.set_num_threads(before)  # torch hands the workers' setting on to new threads
 
 
 @dataclass(frozen=True)

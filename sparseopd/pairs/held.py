@@ -39,11 +39,11 @@ class ModelTensors:
         return self._parameters[self._owner[name]].dtype
 
     def __getitem__(self, name: str) -> Tensor:
-        owner = self._owner[name]
-        if self._last[0] != owner:  # the pieces of one parameter are asked for one after another
+        owner, last = self._owner[name], self._last
+        if last[0] != owner:  # the pieces of one parameter are asked for one after another
             values = self._parameters[owner].detach().cpu()
-            self._last = owner, checkpoint_pieces(self._model, owner, values)
-        return self._last[1][name]
+            last = self._last = owner, checkpoint_pieces(self._model, owner, values)
+        return last[1][name]
 
     def flat(self, name: str, start: int, stop: int) -> Tensor:
         """Return the coordinates start…stop of a tensor, row-major: (stop - start,) on the CPU."""

@@ -154,6 +154,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ],
             ["chose none"],
         ),
+        (
+            [
+                "mask",
+                "select",
+                "bundled:tiny-arithmetic/student",
+                "--selector",
+                "random",
+                "-o",
+                "no/m",
+            ],
+            ["there is no folder no"],
+        ),
         (["mask", "overlap", "absent", "absent"], ["no mask file absent"]),
         (["mask", "combine", "union", "absent", "absent", "-o", "m"], ["no mask file absent"]),
         (["discover", "tiny-arithmetic", "--snapshots", "5,99", "-o", "x"], ["step 99", "is 30"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from sparseopd.masks.stream import Piece
 
 EXACT = 4096
 """Largest min(d) whose spectrum is computed exactly, as in the paper's scripts."""
+
+ROWS = 8192
+"""Rows worked on at once: an embedding is much taller than wide."""
 
 
 def is_matrix(shape: torch.Size) -> bool:
@@ -37,16 +40,33 @@ def principal_size(weight: Tensor, rank: float) -> Tensor:
     """
     if weight.shape[0] < weight.shape[1]:
         return principal_size(weight.T, rank).T
-    matrix = weight.float()
-    count = max(1, int(rank * matrix.shape[1]))
-    if matrix.shape[1] <= EXACT:
-        wide = matrix.double()
-        vectors = torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -count:].float()
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            vectors = torch.svd_lowrank(matrix, q=count + 8, niter=2)[2][:, :count]
-    return (matrix @ vectors @ vectors.T).abs_()
+    count = max(1, int(rank * weight.shape[1]))
+    exact = weight.shape[1] <= EXACT
+    vectors = _leading_vectors(weight, count) if exact else _likely_vectors(weight, count)
+    size = torch.empty(weight.shape)
+    for rows in _row_blocks(weight):
+        size[rows] = (weight[rows].float() @ vectors @ vectors.T).abs_()
+    return size
+
+
+def _leading_vectors(weight: Tensor, count: int) -> Tensor:
+    """The last eigenvectors of WᵀW, summed in float64 over blocks of rows: float32 (n, count)."""
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
+    for rows in _row_blocks(weight):
+        block = weight[rows].double()
+        gram += block.T @ block
+    return torch.linalg.eigh(gram).eigenvectors[:, -count:].float()
+
+
+def _likely_vectors(weight: Tensor, count: int) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.svd_lowrank(weight.float(), q=count + 8, niter=2)[2][:, :count]
+
+
+def _row_blocks(weight: Tensor) -> Iterator[slice]:
+    for start in range(0, weight.shape[0], ROWS):
+        yield slice(start, start + ROWS)
 
 
 def whole_tensor_scores(
