@@ -20,6 +20,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 RESIDENT_BYTES = 128 << 20
 """A memory map keeps every page it has shown, so maps are closed after this much was read."""
+AROUND_BYTES = 2 << 20
+"""What the kernel may show around a page that is touched."""
 
 _FLOATS = {
     "F64": torch.float64,
@@ -85,7 +87,7 @@ class FolderTensors:
         with self._lock:
             if self._shown > RESIDENT_BYTES or self._flat[0] != name:
                 self._flat = name, self._tensor(name, 0).reshape(-1)
-            self._shown += (stop - start) * self.dtype(name).itemsize
+            self._shown += max(AROUND_BYTES, (stop - start) * self.dtype(name).itemsize)
             return self._flat[1][start:stop]
 
     def _tensor(self, name: str, shown: int) -> Tensor:
