@@ -185,6 +185,8 @@ class Provenance:
     """The dtype in which base and tuned weights were subtracted."""
     tuned: str = ""
     """Path or id of what the base was compared with, where there was anything."""
+    idle: int = 0
+    """Chosen coordinates that did not move (or scored 0), and were drawn among equals by the seed."""
     steps: int | None = None
     """Training steps behind the update, where there were any."""
     stability: list[dict[str, float]] = field(default_factory=list)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparseopd import mask_options as options
-from sparseopd.console import console, live_progress, print_json, say
+from sparseopd.console import console, explain, live_progress, print_json, say
 from sparseopd.errors import MaskMismatchError, PairError, RequestError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ mask_app = typer.Typer(
     help="Make, look at, combine, compare and check masks.", no_args_is_help=True
 )
 
+LISTED = 20
+"""Tensors that `verify` names one by one."""
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="The mask file to write.")]
 Figure = Annotated[
@@ -144,6 +146,10 @@ def combine_masks(
             combined = combined & other
         else:
             combined = combined - other
+    if not combined.count():
+        raise RequestError(
+            f"the {operation} of {', '.join(map(str, masks))} is empty: nothing to write"
+        )
     combined.save(output)
     _announce(Mask.load(output), output, json)
 
@@ -182,6 +188,11 @@ def overlap_masks(
     for table in overlap_tables(names, rows):
         console.print()
         console.print(table)
+    explain(
+        "\nChance: the second mask spread evenly. Null: drawn anew within every |W| quantile of every "
+        "tensor; margin: A in B above it, and in its standard deviations (sd)."
+        + (" By block and layer: --json." if len(masks) > 2 else "")
+    )
     if figure is not None:
         say(f"figure: {figure}")
 
@@ -198,8 +209,13 @@ def verify_mask(mask: Path, model: str, json: Json = False) -> None:
     except MaskMismatchError as error:
         if json:
             print_json({"fits": False, "tensors": error.tensors})
-        for name, wrong in () if json else error.tensors.items():
-            say(f"{name}: {wrong}")
+        wrong = [] if json else [f"{name}: {what}" for name, what in error.tensors.items()]
+        for line in wrong[:LISTED]:
+            say(line)
+        if len(wrong) > LISTED:
+            say(
+                f"and {len(wrong) - LISTED:,} more of {len(loaded.names):,} tensors; --json lists all"
+            )
         raise
     if json:
         return print_json({"fits": True, "tensors": {}})
@@ -229,6 +245,8 @@ def _facts(mask: Mask) -> dict[str, Any]:
 def _announce(mask: Mask, output: Path, json: bool) -> None:
     bits = 8 * output.stat().st_size / max(1, mask.numel())
     say(f"mask of {_size(mask)}: {output}, {bits:.3g} bits a coordinate")
+    for sentence in _idle(mask):
+        explain(sentence)
     if json:
         print_json({"mask": str(output), **_facts(mask), "bytes": output.stat().st_size})
 
@@ -236,12 +254,14 @@ def _announce(mask: Mask, output: Path, json: bool) -> None:
 def _origin(mask: Mask) -> list[str]:
     """Sentences on where a mask came from."""
     known = mask.provenance
-    settings = ", ".join(f"{key} {value}" for key, value in known.settings.items())
+    settings = ", ".join(f"{key} {_plain(value)}" for key, value in known.settings.items())
     lines = [f"selector {known.selector or 'unknown'}" + (f" ({settings})" if settings else "")]
     revision = f" at {known.revision}" if known.revision else ""
     lines.append(f"base {known.base or 'unknown'}{revision}, seed {known.seed}")
     if known.tuned:
-        lines.append(f"compared with {known.tuned} in {known.compared_in}")
+        compared = f"compared with {known.tuned} in {known.compared_in}"
+        lines.append(compared if known.compared_in else f"ranked by the scores in {known.tuned}")
+    lines += _idle(mask)
     if known.steps:
         lines.append(f"found after {known.steps} steps of discovery")
     if known.stability:
@@ -255,10 +275,24 @@ def _origin(mask: Mask) -> list[str]:
     return lines
 
 
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _idle(mask: Mask) -> list[str]:
+    """A sentence if some chosen coordinates did not move."""
+    idle = mask.provenance.idle
+    share = f"{idle:,} of the {mask.count():,} chosen did not move and were drawn by the seed"
+    return [f"{share}: a lower density would leave them out"] if idle else []
+
+
 def _names(paths: list[Path]) -> list[str]:
-    """Call masks by their files' stems, or by their paths where two have the same."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    """Call masks by their files, with as many of their folders as tell them apart."""
+    for depth in range(1, 4):
+        names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {path}" for number, path in enumerate(paths, 1)]
 
 
 def _base(mask: Mask, given: str | None) -> Tensors | None:

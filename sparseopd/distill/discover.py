@@ -85,15 +85,15 @@ class _Discovery:
             callbacks=[*([self._saliency] if self._saliency else []), self._watch],
         )  # fmt: skip
         self.steps, self.last = log.step, log.last
-        if self._progress is not None:  # the run may have ended before its last planned step
-            self._progress("discover", self.steps, self.steps)
+        if self._progress is not None and self.steps < self._recipe.discover.steps:
+            self._progress("discover", self.steps, self.steps)  # ends the bar of an early stop
         self._prepared.student.cpu()  # pyright: ignore[reportCallIssue]
         return self._choose(self.steps, self._run.mask)
 
     def notes(self) -> list[str]:
-        """Say where the run ended early, and which snapshots it therefore lacks."""
+        """Say whether the mask settled, if that was asked, and which snapshots an early end lacks."""
         if self.steps == self._recipe.discover.steps:
-            return []
+            return self._watch.unsettled()
         settled = f"the mask settled, and discovery stopped, after {self.steps} steps"
         missed = [step for step in self._recipe.discover.snapshots if step > self.steps]
         return [settled + (f"; no snapshot was kept of steps {missed}" if missed else "")]

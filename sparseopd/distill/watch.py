@@ -68,7 +68,16 @@ class MaskWatch(TrainerCallback):
                 file.writelines(json.dumps(row) + "\n" for row in new)
         self._before = step, masks
 
-    def _jaccard_now(self, step: int) -> float | None:
+    def unsettled(self) -> list[str]:
+        """A sentence if `until_stable` was asked for and not reached."""
+        wanted = self._settings.until_stable
+        last = self._jaccard_now(self.rows[-1]["step"]) if self.rows else None
+        if wanted is None or (last is not None and last >= wanted):
+            return []
+        found = "no two checks were made" if last is None else f"the Jaccard index was {last:.2f}"
+        return [f"the mask had not settled after all steps: {found}, and {wanted:g} was asked for"]
+
+    def _jaccard_now(self, step: float) -> float | None:
         numel = sum(self._source.shape(name).numel() for name in self._source.keys())
         own = own_density(self._settings, numel)
         return next(
@@ -95,8 +104,8 @@ def top_masks(settings: Selection, source: Tensors, model: Any) -> dict[float, M
     )
     wanted = [replace(base, density=density) for density in densities]
     return {
-        density: Mask(Bitmaps.held(dict(bitmaps)))
-        for density, bitmaps in zip(densities, take_many(comparison, wanted), strict=True)
+        density: Mask(Bitmaps.held(dict(chosen.bitmaps)))
+        for density, chosen in zip(densities, take_many(comparison, wanted), strict=True)
     }
 
 

@@ -30,7 +30,7 @@ def drawn_like(comparison: Comparison, like: Bitmaps, score: Score, match: str) 
             return Bitmap.empty(comparison.shapes[name])
         if match == "magnitude":
             return _matched_by_magnitude(comparison, name, like[name])
-        return take_largest(comparison, score, [name], like.count(name), Shelf())(name)
+        return take_largest(comparison, score, [name], like.count(name), Shelf()).bitmap(name)
 
     return Bitmaps(comparison.shapes, read)
 

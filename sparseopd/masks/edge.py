@@ -65,14 +65,18 @@ class _Ties:
 
 
 class Edge:
-    """All that is undecided after pass two; `decide` settles it."""
+    """All that is undecided after the pass; `decide` settles it.
+
+    `count` is how many there are; afterwards `floor` is the lowest pattern taken, above the range's
+    bottom, and `last` how many of it are taken.
+    """
 
     def __init__(self, shelf: Shelf, seed: int, patterns: int) -> None:
         """`patterns` is the number of bit patterns in the range."""
         self._shelf, self._seed = shelf, seed
         self._all: list[Undecided] = []
         self._counts = np.zeros(patterns, dtype=np.int64)
-        self.count = 0
+        self.count = self.floor = self.last = 0
 
     def add(
         self,
@@ -100,6 +104,7 @@ class Edge:
         floor = int(np.flatnonzero(at_least >= needed)[-1])
         ties = int(self._counts[floor])
         missing = needed - int(at_least[floor] - ties)
+        self.floor, self.last = floor, missing
         above = floor if missing == ties else floor + 1
         taken = None if missing == ties else self._taken_ties(floor, missing, ties)
         for place, (piece, bits) in enumerate(

@@ -103,7 +103,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         flipped = Bitmaps(self._shapes(), lambda name: self.bitmaps[name].invert())
-        return Mask(flipped, self._derived(f"not {_called(self)}"))
+        return Mask(flipped, self._derived(f"not ({_called(self)})"))
 
     def jaccard(self, other: Mask) -> float:
         """Return |A∩B| / |A∪B|; 1 for two empty masks."""
@@ -175,8 +175,8 @@ class Mask:
         if theirs and changed:
             raise MaskMismatchError(
                 f"the two masks were made for different weights, {self.provenance.base} and "
-                f"{other.provenance.base}: {_listing(changed)} differ, so their coordinates do not "
-                "mean the same",
+                f"{other.provenance.base}: {_listing(changed)} differ in values or dtype, so their "
+                "coordinates may not mean the same; make both from one checkpoint",
                 dict.fromkeys(changed, "other values"),
             )
 
@@ -198,7 +198,9 @@ class Mask:
         known = self.provenance
         if other is not None and not known.base_hashes:
             known = other.provenance
-        return replace(known, selector=selector, settings={}, steps=None, stability=[], tuned="")
+        return replace(
+            known, selector=selector, settings={}, steps=None, stability=[], tuned="", idle=0
+        )
 
     def _combine(
         self, other: Mask, rule: Callable[[np.ndarray, np.ndarray], np.ndarray], word: str

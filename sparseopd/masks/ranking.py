@@ -46,6 +46,16 @@ _scratch = Scratch()
 
 
 @dataclass(frozen=True)
+class Taken:
+    """The k largest scores."""
+
+    bitmap: Callable[[str], Bitmap]
+    """name → what is taken of a tensor."""
+    idle: int
+    """How many of them are 0: with a score of |Δ|, coordinates that did not move."""
+
+
+@dataclass(frozen=True)
 class _Range:
     """Bit patterns bottom…top - 1: what scores in it are undecided, those above are taken."""
 
@@ -78,24 +88,24 @@ def take_largest(
     k: int,
     shelf: Shelf,
     counts: np.ndarray | None = None,
-) -> Callable[[str], Bitmap]:
-    """Choose the k largest scores of `names`; return name → bitmap.
+) -> Taken:
+    """Choose the k largest scores of `names`.
 
     `counts` may be handed in, of `count_scores`, where several k are taken of the same scores.
     `comparison.seed` breaks ties. Raises `MaskError` as `count_scores` does.
     """
     if not k:
-        return lambda name: Bitmap.empty(comparison.shapes[name])
+        return Taken(lambda name: Bitmap.empty(comparison.shapes[name]), 0)
     if counts is None:
         guess = _guess(comparison, score, names, k)
         if guess is not None:
             passed = _Pass(comparison, score, names, guess, shelf)
             if passed.holds(k):
-                return passed.reader(k)
+                return passed.take(k)
         counts = count_scores(comparison, score, names)
     edge = int(np.flatnonzero(_at_least(counts) >= k)[-1])
     exact = _Range(edge << LOW_BITS, (edge + 1) << LOW_BITS)
-    return _Pass(comparison, score, names, exact, shelf).reader(k)
+    return _Pass(comparison, score, names, exact, shelf).take(k)
 
 
 class _Pass:
@@ -110,6 +120,7 @@ class _Pass:
         shelf: Shelf,
     ) -> None:
         self._shapes, self._shelf, self._above = comparison.shapes, shelf, 0
+        self._bottom = undecided.bottom
         self._taken: dict[str, list[Kept]] = {}
         self._edge = Edge(shelf, comparison.seed, undecided.top - undecided.bottom)
         for piece, found in for_each(
@@ -126,8 +137,8 @@ class _Pass:
         """Whether the k-th largest score lies in the range."""
         return self._above < k <= self._above + self._edge.count
 
-    def reader(self, k: int) -> Callable[[str], Bitmap]:
-        """Decide the range; return name → bitmap of the k largest."""
+    def take(self, k: int) -> Taken:
+        """Decide the range, and so the k largest."""
         more: dict[str, list[tuple[int, Kept]]] = {}
         for name, start, bits in self._edge.decide(k - self._above):
             more.setdefault(name, []).append((start, self._shelf.put(bits)))
@@ -139,7 +150,8 @@ class _Pass:
                 bitmap.bits[start // 8 : start // 8 + kept.length] |= shelf.get(kept)
             return bitmap
 
-        return read
+        nothing = self._bottom == 0 and self._edge.floor == 0
+        return Taken(read, self._edge.last if nothing else 0)
 
 
 def _guess(comparison: Comparison, score: Score, names: Sequence[str], k: int) -> _Range | None:

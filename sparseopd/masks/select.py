@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ def select(
     """
     selection = selection or build(**settings)
     check(selection)
+    if not 0 <= seed < 2**31:
+        raise MaskError(f"seed is {seed}: it must lie between 0 and {2**31 - 1:,}")
     _check_request(selection, tuned, like)
     opened = open_tensors(base)
     reading = _Reading(progress)
@@ -71,7 +73,7 @@ def select(
         reading,
     )
     if like is not None:
-        like.verify_shapes(comparison.shapes, opened.label)
+        like.verify(opened)
     reading.expect(comparison, selection)
     chosen = _choose(comparison, selection, like)
     made = Provenance(
@@ -87,7 +89,20 @@ def select(
     if provenance is not None:
         known = {key: value for key, value in vars(provenance).items() if value}
         made = replace(made, **known)
-    return _finish(chosen, comparison, made, output, reading)
+    if selection.selector not in DATA_FREE:
+        made = replace(made, idle=_check_moved(chosen, comparison, selection))
+    return _finish(chosen.bitmaps, comparison, made, output, reading)
+
+
+def _check_moved(chosen: Chosen, comparison: Comparison, selection: Selection) -> int:
+    """Return how many chosen coordinates have a score of 0. Raises `MaskError` if all have."""
+    numel = sum(comparison.numels.values())
+    if selection.ranks and chosen.idle == total(resolved(selection), numel):
+        raise MaskError(
+            f"none of {numel:,} coordinates moved, so there is nothing to rank: give a tuned model "
+            "that differs from the base"
+        )
+    return chosen.idle
 
 
 def _check_request(selection: Selection, tuned: Source | None, like: Mask | None) -> None:
@@ -106,7 +121,8 @@ def _check_request(selection: Selection, tuned: Source | None, like: Mask | None
     given = [name for name in ("density", "k", "budget") if getattr(selection, name) is not None]
     if selector != "random" or given:
         raise MaskError(
-            "another mask's counts are matched by the selector random, without density, k or budget"
+            f"like draws a random mask with another one's counts: leave out {', '.join(given) or selector}, "
+            "and choose the selector random"
         )
 
 
@@ -119,21 +135,30 @@ def _open_tuned(tuned: Source | None, base: Tensors, scores: bool) -> Tensors | 
             f"{tuned} is a model, and the selector saliency takes a folder of scores: give what "
             "discover wrote to saliency/ in its run folder, or choose topk"
         )
-    return LoraUpdate(folder, base, base.folder) if is_lora_folder(folder) else open_tensors(folder)
+    return LoraUpdate(folder, base, base.folder) if is_lora_folder(folder) else open_tensors(tuned)
 
 
-def _choose(comparison: Comparison, given: Selection, like: Mask | None) -> Bitmaps:
+def _choose(comparison: Comparison, given: Selection, like: Mask | None) -> Chosen:
     """Run the selector; what it returns is read tensor by tensor."""
     selection = resolved(given)
     if not selection.ranks:
-        return _by_rule(comparison, RULES[selection.selector](comparison, selection))
+        return Chosen(_by_rule(comparison, RULES[selection.selector](comparison, selection)))
     if like is not None:
         score = SCORES[selection.selector](comparison, selection)
-        return drawn_like(comparison, like.bitmaps, score, selection.match or "tensor")
+        return Chosen(drawn_like(comparison, like.bitmaps, score, selection.match or "tensor"))
     return take_many(comparison, [selection])[0]
 
 
-def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[Bitmaps]:
+@dataclass(frozen=True)
+class Chosen:
+    """What a selector chose, read tensor by tensor."""
+
+    bitmaps: Bitmaps
+    idle: int = 0
+    """How many of the coordinates were ranked at 0, and so drawn among equals."""
+
+
+def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[Chosen]:
     """Take the top k of several selections that differ in density or k alone.
 
     Their scores are counted once. Raises `MaskError` if a selection would take nothing.
@@ -143,16 +168,22 @@ def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[B
     numels = comparison.numels
     if first.selector in MATRICES:
         numels = {name: n for name, n in numels.items() if is_matrix(comparison.shapes[name])}
+    if not numels:
+        raise MaskError(
+            f"the selector {first.selector} chooses from matrices, and the scope has none: include some"
+        )
     totals = [total(resolved(selection), sum(numels.values())) for selection in selections]
     quotas = [shares(first.budget or "global", numels, k) for k in totals]
-    shelf, readers = Shelf(), [{} for _ in selections]
+    shelf, readers, idle = Shelf(), [{} for _ in selections], [0] * len(selections)
     for group in zip(*quotas, strict=True):
         names = group[0][0]
         counts = count_scores(comparison, score, names) if len(selections) > 1 else None
-        for (_, k), known in zip(group, readers, strict=True):
-            reader = take_largest(comparison, score, names, k, shelf, counts)
-            known |= dict.fromkeys(names, reader)
-    return [_covering(comparison, known) for known in readers]
+        for place, (_, k) in enumerate(group):
+            taken = take_largest(comparison, score, names, k, shelf, counts)
+            readers[place] |= dict.fromkeys(names, taken.bitmap)
+            idle[place] += taken.idle
+    covering = [_covering(comparison, known) for known in readers]
+    return [Chosen(*one) for one in zip(covering, idle, strict=True)]
 
 
 def _by_rule(comparison: Comparison, rule: Callable[[Piece], Any]) -> Bitmaps:
@@ -189,10 +220,13 @@ def _finish(
     ):
         provenance.base_hashes[name] = digest
         reading(comparison.shapes[name].numel() * comparison.base.dtype(name).itemsize)
-    nothing = (
-        f"the selector {provenance.selector} chose none of {sum(comparison.numels.values()):,} "
-        "coordinates: raise the density, lower the threshold, or train longer"
+    numel = sum(comparison.numels.values())
+    remedy = (
+        "lower the threshold or train longer"
+        if provenance.selector == "threshold"
+        else "train longer"
     )
+    nothing = f"the selector {provenance.selector} chose none of {numel:,} coordinates: {remedy}"
     if output is None:
         mask = Mask(Bitmaps.held({name: chosen[name] for name in chosen}), provenance)
         if not mask.count():

@@ -43,12 +43,14 @@ class FolderTensors:
     to the embedding (some checkpoints repeat it).
     """
 
-    def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, label: str | None = None, only: Collection[str] | None = None
+    ) -> None:
         """Read the headers only; `only` leaves out all other names.
 
         Raises `PairError` on missing, damaged or quantized weights.
         """
-        self.label = str(folder)
+        self.label = label or str(folder)
         self._only = only
         self.folder = folder
         self.revision = revision_of(folder)
@@ -152,6 +154,8 @@ def _shard_of_each(folder: Path) -> dict[str, str]:
         if any(not isinstance(file, str) or Path(file).name != file for file in shards.values()):
             raise PairError(f"{folder / INDEX} names a shard outside its folder")
         return shards
+    if (folder / "adapter_config.json").is_file():
+        raise PairError(f"{folder} is an adapter, not a model: give the model it was trained on")
     if not (folder / SINGLE).is_file():
         raise PairError(f"{folder} has no safetensors weights ({SINGLE} or {INDEX})")
     return {}

@@ -51,7 +51,7 @@ def open_tensors(source: Source, revision: str | None = None) -> Tensors:
 
         return ModelTensors(source)
     if isinstance(source, (str, Path)):
-        return FolderTensors(weights_folder(str(source), revision))
+        return FolderTensors(weights_folder(str(source), revision), label=str(source))
     return source
 
 

@@ -71,7 +71,7 @@ def draw_mask(rows: Rows, path: Path, title: str) -> None:
     `RequestError` for another suffix.
     """
     require_figure_suffix(path)
-    lines = textwrap.wrap(words.shorten(title, 110), 60)
+    lines = textwrap.wrap(words.shorten(title.replace(" %", "\u00a0%"), 110), 60)
     figure = draw_layout(rows, title="\n".join(lines))
     save_figure(figure, path, f"Where a mask lies. {words.clean(title)}")
 

@@ -242,3 +242,42 @@ def test_showing(here: Path, sparseopd: Command) -> None:
 def test_saliency_takes_scores_not_a_model(here: Path, sparseopd: Command) -> None:
     ran = sparseopd("mask", "select", STUDENT, TEACHER, "--selector", "saliency", "-o", "m")
     assert ran.code == 2 and "takes a folder of scores" in ran.err and not (here / "m").exists()
+
+
+def test_coordinates_that_did_not_move_are_told(here: Path, sparseopd: Command) -> None:
+    base = make_qwen3()
+    base.save_pretrained("base")
+    with torch.no_grad():
+        base.model.norm.weight[:5] += 1.0
+    base.save_pretrained("tuned")
+    ran = done(sparseopd("mask", "select", "base", "tuned", "--k", 8, "-o", "m"))
+    assert "3 of the 8 chosen did not move" in ran.err
+    assert "3 of the 8 chosen did not move" in sparseopd("mask", "show", "m").err
+
+
+def test_an_empty_combination_is_not_written(here: Path, sparseopd: Command) -> None:
+    done(sparseopd("mask", "select", STUDENT, "--selector", "random", "-o", "m"))
+    ran = sparseopd("mask", "combine", "difference", "m", "m", "-o", "x")
+    assert ran.code == 2 and "difference of m, m is empty" in ran.err and not (here / "x").exists()
+
+
+def test_an_adapter_is_no_base(here: Path, sparseopd: Command) -> None:
+    get_peft_model(make_qwen3(), LoraConfig(target_modules=["q_proj"])).save_pretrained("adapter")
+    ran = sparseopd("mask", "select", "adapter", "--selector", "random", "-o", "m")
+    assert ran.code == 2 and "is an adapter, not a model" in ran.err
+
+
+def test_masks_of_one_file_name_are_told_apart(here: Path, sparseopd: Command) -> None:
+    for run in ("one", "two"):
+        (here / run).mkdir()
+        done(
+            sparseopd(
+                "mask", "select", STUDENT, "--selector", "random", "-o", f"{run}/mask.safetensors"
+            )
+        )
+    ran = done(
+        sparseopd("mask", "overlap", "one/mask.safetensors", "two/mask.safetensors", "--json")
+    )
+    pair = json.loads(ran.out)[0]
+    assert (pair["first"], pair["second"]) == ("one/mask", "two/mask")
+    assert pair["all"]["jaccard"] == 1.0

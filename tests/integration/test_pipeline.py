@@ -192,6 +192,11 @@ def test_discovery_stops_when_the_mask_has_settled(tmp_path: Path, sparseopd: Co
     own = [row["jaccard"] for row in rows if row["density"] == 0.1]
     assert own[-1] >= 0.2 and all(0 <= one < 0.2 for one in own[:-1])
 
+    unsettled = tmp_path / "unsettled"
+    words = ("--steps", 4, "--until-stable", 1.0, "discover.check_every=2", "-o", unsettled)
+    ran = sparseopd("discover", "tiny-arithmetic", *SHORT, *words)
+    assert ran.code == 0 and "the mask had not settled after all steps" in ran.err
+
     kept = {path.name: Mask.load(path) for path in (run / "masks").iterdir()}
     assert set(kept) == {"step-2.safetensors", "step-4.safetensors"}
     assert [mask.provenance.steps for _, mask in sorted(kept.items())] == [2, 4]

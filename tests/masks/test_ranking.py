@@ -32,8 +32,8 @@ def top(
 ) -> dict[str, Tensor]:
     comparison = compare(base, tuned, seed=seed)
     with small_pieces():
-        [bitmaps] = take_many(comparison, [build(**chosen)])
-        return {name: bitmaps[name].unpack() for name in bitmaps}
+        [taken] = take_many(comparison, [build(**chosen)])
+        return {name: taken.bitmaps[name].unpack() for name in taken.bitmaps}
 
 
 def reference(
@@ -188,7 +188,7 @@ def test_ties_depend_on_the_seed_but_not_on_pieces() -> None:
     one = top(base, base, 3, k=40)
     with small_pieces(1000):
         [whole] = take_many(compare(base, base, seed=3), [build(k=40)])
-    assert all(torch.equal(one[name], whole[name].unpack()) for name in base)
+    assert all(torch.equal(one[name], whole.bitmaps[name].unpack()) for name in base)
     assert chosen_of(one) != chosen_of(top(base, base, 4, k=40))
 
 
@@ -222,9 +222,21 @@ def test_several_densities_share_their_counts() -> None:
     base = {name: torch.zeros(300) for name in ("a", "b")}
     tuned = {name: torch.rand(300, generator=generator) for name in base}
     together = take_many(compare(base, tuned), [build(density=d) for d in (0.01, 0.2, 1.0)])
-    for density, bitmaps in zip((0.01, 0.2, 1.0), together, strict=True):
+    for density, taken in zip((0.01, 0.2, 1.0), together, strict=True):
         alone = top(base, tuned, density=density)
-        assert all(torch.equal(bitmaps[name].unpack(), alone[name]) for name in base)
+        assert all(torch.equal(taken.bitmaps[name].unpack(), alone[name]) for name in base)
+
+
+@pytest.mark.parametrize("budget", ["global", "tensor"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_coordinates_that_did_not_move_are_counted(budget: str, share: float) -> None:
+    base = {name: torch.zeros(100) for name in ("a", "b")}
+    moved = torch.arange(100) < 100 * share
+    tuned = {"a": moved.float(), "b": torch.zeros(100)}
+    with small_pieces():
+        [taken] = take_many(compare(base, tuned), [build(density=0.3, budget=budget)])
+    chosen = sum(int(taken.bitmaps[name].unpack()[moved].sum()) for name in ("a",))
+    assert taken.idle == 60 - chosen
 
 
 def test_random_numbers_are_uniform_and_of_their_name() -> None:

@@ -182,3 +182,30 @@ def test_summary_of_a_known_update(qwen3: Qwen3ForCausalLM) -> None:
     assert summary["energy_in_mask"] == pytest.approx(16 / 25)
     assert summary["smallest_kept"] == 4.0 and summary["largest_dropped"] == 3.0
     assert summary["share_at_most"]["0"] == pytest.approx(1 - 2 / summary["numel"])
+
+
+def test_a_base_that_did_not_move_is_refused(qwen3: Qwen3ForCausalLM) -> None:
+    for selector in ("topk", "topk-relative", "topk-per-tensor"):
+        with pytest.raises(MaskError, match=r"none of 16,864 coordinates moved"):
+            select(qwen3, make_qwen3(), selector=selector)
+    tuned = make_qwen3()
+    with torch.no_grad():
+        tuned.model.norm.weight[:5] += 1.0
+    mask = select(qwen3, tuned, k=8)
+    assert mask.provenance.idle == 3 and mask.count("model.norm.weight") >= 5
+
+
+def test_random_like_refuses_a_mask_of_other_weights(qwen3: Qwen3ForCausalLM) -> None:
+    other = select(make_qwen3(seed=5), selector="random")
+    with pytest.raises(MaskMismatchError, match="made for other weights"):
+        select(qwen3, selector="random", like=other)
+
+
+def test_matrices_are_needed_for_singular_vectors(qwen3: Qwen3ForCausalLM) -> None:
+    with pytest.raises(MaskError, match="chooses from matrices, and the scope has none"):
+        select(qwen3, selector="principal", include=["norm"])
+
+
+def test_seeds_out_of_range(qwen3: Qwen3ForCausalLM) -> None:
+    with pytest.raises(MaskError, match="seed is -1"):
+        select(qwen3, selector="random", seed=-1)

@@ -269,7 +269,7 @@ def test_strata_are_quantiles_of_the_size() -> None:
         ({"match": "magnitude"}, "name that mask with like"),
         (
             {"like": Mask.from_tensors({"w0": torch.ones(2000, dtype=torch.bool)}), "k": 3},
-            "without density",
+            "leave out k",
         ),
     ],
 )
