@@ -31,6 +31,9 @@ app = typer.Typer(
 )
 app.add_typer(mask_app, name="mask")
 
+EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)
+"""Errors of the operating system whose own sentence is all a user needs."""
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(
@@ -267,7 +270,7 @@ def main() -> None:
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in EXPLAINED:
             raise
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(2)

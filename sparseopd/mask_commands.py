@@ -226,8 +226,12 @@ def verify_mask(mask: Path, model: str, json: Json = False) -> None:
 
 def _check_output(output: Path) -> None:
     """Refuse a file that exists or has no folder to lie in, before anything is read."""
-    if output.exists():
+    if len(output.name) < 200 and output.exists():
         raise RequestError(f"{output} exists already: give another name with -o")
+    if len(output.name.encode()) > 200:
+        raise RequestError(
+            f"the name {output.name[:40]}… is too long for a file: give a shorter one"
+        )
     if not output.absolute().parent.is_dir():
         raise RequestError(
             f"there is no folder {output.parent} to write {output.name} to: make it first"
@@ -260,7 +264,7 @@ def _origin(mask: Mask) -> list[str]:
     lines.append(f"base {known.base or 'unknown'}{revision}, seed {known.seed}")
     if known.tuned:
         compared = f"compared with {known.tuned} in {known.compared_in}"
-        lines.append(compared if known.compared_in else f"ranked by the scores in {known.tuned}")
+        lines.append(compared if known.compared_in else f"ranked by {known.tuned}")
     lines += _idle(mask)
     if known.steps:
         lines.append(f"found after {known.steps} steps of discovery")
@@ -297,13 +301,16 @@ def _names(paths: list[Path]) -> list[str]:
 
 def _base(mask: Mask, given: str | None) -> Tensors | None:
     """Open the base whose weights the null is matched to; without it there is chance alone."""
-    from sparseopd.pairs import open_tensors
+    from sparseopd.pairs.folder import FolderTensors
+    from sparseopd.pairs.locate import weights_folder
 
     if given is not None:
-        return open_tensors(given)
-    named = mask.provenance.base
+        return FolderTensors(weights_folder(given), label=given)
+    named, revision = mask.provenance.base, mask.provenance.revision
+    if not named:
+        return None
     try:
-        return open_tensors(named) if named else None
+        return FolderTensors(weights_folder(named, revision, cached_only=True), label=named)
     except PairError:
         say(f"no null: the masks' base {named} is not here; name it with --base")
         return None

@@ -23,6 +23,8 @@ from sparseopd.distill.watch import MaskWatch
 from sparseopd.errors import MaskError, RecipeError
 from sparseopd.masks import Mask, select, summarize_update
 from sparseopd.masks.scope import in_scope
+from sparseopd.masks.selectors import MATRICES
+from sparseopd.masks.selectors.spectrum import is_matrix
 from sparseopd.pairs import load_model, local_folder
 from sparseopd.pairs.tensors import Source, Tensors, source_tensors
 from sparseopd.recipe import Discover, Recipe
@@ -74,6 +76,7 @@ class _Discovery:
         kind = recipe.discover.saliency or "gradient"
         self._saliency = SaliencyRecorder(kind) if wanted else None
         self._watch = MaskWatch(recipe.discover, source, run, self._snapshot)
+        self._missed: list[str] = []
         self.steps = 0
         self.last: dict = {}
 
@@ -93,15 +96,21 @@ class _Discovery:
     def notes(self) -> list[str]:
         """Say whether the mask settled, if that was asked, and which snapshots an early end lacks."""
         if self.steps == self._recipe.discover.steps:
-            return self._watch.unsettled()
+            return [*self._missed, *self._watch.unsettled()]
         settled = f"the mask settled, and discovery stopped, after {self.steps} steps"
         missed = [step for step in self._recipe.discover.snapshots if step > self.steps]
-        return [settled + (f"; no snapshot was kept of steps {missed}" if missed else "")]
+        return [
+            *self._missed,
+            settled + (f"; no snapshot was kept of steps {missed}" if missed else ""),
+        ]
 
     def _snapshot(self, step: int) -> None:
         path = self._run.snapshot(step)
         path.parent.mkdir(exist_ok=True)
-        self._choose(step, path)
+        try:
+            self._choose(step, path)
+        except MaskError as error:  # so early that nothing has moved enough: no reason to stop
+            self._missed.append(f"no snapshot of step {step}: {error}")
 
     def _choose(self, step: int, path: Path) -> Mask:
         tuned: Source = self._prepared.student
@@ -133,6 +142,8 @@ def _check_selection(settings: Discover, source: Tensors) -> None:
     """Refuse a scope or density that leaves nothing, before steps are spent on it."""
     try:
         names = in_scope(source.keys(), settings.include, settings.exclude)
+        if settings.selector in MATRICES:
+            names = [name for name in names if is_matrix(source.shape(name))]
         if settings.ranks:
             total(resolved(settings), sum(source.shape(name).numel() for name in names))
     except MaskError as error:
@@ -148,8 +159,10 @@ def _select(
     stability: list[dict[str, float]],
     progress: Progress | None = None,
 ) -> Mask:
+    scores = recipe.discover.selector == "saliency"
     known = Provenance(
         base=recipe.student.path,
+        tuned=f"saliency: {recipe.discover.saliency or 'gradient'}" if scores else "",
         steps=steps,
         stability=stability,
         recipe_hash=recipe.digest(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import TrainerCallback
@@ -36,77 +36,84 @@ class MaskWatch(TrainerCallback):
         self._settings, self._source, self._run, self._keep = settings, source, run, keep
         tenth = max(2, settings.steps // 10)
         self._every = tenth if settings.check_every is None else settings.check_every
-        self._before: tuple[int, dict[float, Mask]] | None = None
+        self._before: tuple[int, Watched] | None = None
+        self._last: float | None = None
         self.rows: list[dict[str, float]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Check and keep what is due after this step."""
-        step = state.global_step
+        step, wanted = state.global_step, self._settings.until_stable
         if self._every and step % self._every == 0:
             self._compare(step, model)
-            own = self._jaccard_now(step)
-            if self._settings.until_stable and own is not None:
-                control.should_training_stop |= own >= self._settings.until_stable
+            settled = wanted is not None and self._last is not None and self._last >= wanted
+            control.should_training_stop |= settled
         if step in self._settings.snapshots:
             self._keep(step)
-
-    def _compare(self, step: int, model: Any) -> None:
-        masks = top_masks(self._settings, self._source, model)
-        if self._before is not None:
-            since, before = self._before
-            new = [
-                {
-                    "step": step,
-                    "since": since,
-                    "density": density,
-                    "jaccard": mask.jaccard(before[density]),
-                }
-                for density, mask in masks.items()
-            ]
-            self.rows += new
-            with self._run.stability.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
-        self._before = step, masks
 
     def unsettled(self) -> list[str]:
         """A sentence if `until_stable` was asked for and not reached."""
         wanted = self._settings.until_stable
-        last = self._jaccard_now(self.rows[-1]["step"]) if self.rows else None
-        if wanted is None or (last is not None and last >= wanted):
+        if wanted is None or (self._last is not None and self._last >= wanted):
             return []
-        found = "no two checks were made" if last is None else f"the Jaccard index was {last:.2f}"
+        found = "no two checks could be compared"
+        if self._last is not None:
+            found = f"the Jaccard index was {self._last:.2f}"
         return [f"the mask had not settled after all steps: {found}, and {wanted:g} was asked for"]
 
-    def _jaccard_now(self, step: float) -> float | None:
-        numel = sum(self._source.shape(name).numel() for name in self._source.keys())
-        own = own_density(self._settings, numel)
-        return next(
-            (row["jaccard"] for row in self.rows if row["step"] == step and row["density"] == own),
-            None,
-        )
+    def _compare(self, step: int, model: Any) -> None:
+        now = watched_masks(self._settings, self._source, model)
+        if self._before is not None:
+            since, before = self._before
+            new = [
+                {"step": step, "since": since, "density": density, "jaccard": mask.jaccard(other)}
+                for (density, mask), other in zip(
+                    now.masks.items(), before.masks.values(), strict=True
+                )
+            ]
+            self.rows += new
+            own = next((row["jaccard"] for row in new if row["density"] == now.own), None)
+            self._last = None if now.idle or before.idle else own
+            with self._run.stability.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+        self._before = step, now
 
 
-def top_masks(settings: Selection, source: Tensors, model: Any) -> dict[float, Mask]:
-    """Return the top-k masks of the model's update at `DENSITIES` and the recipe's own, by density.
+@dataclass(frozen=True)
+class Watched:
+    """The top-k masks of the update so far."""
+
+    masks: dict[float, Mask]
+    """By density."""
+    own: float
+    """The density the recipe asks for."""
+    idle: int
+    """Coordinates in the mask of that density that have not moved yet: drawn alike at every check, so
+    that masks with some would look settled."""
+
+
+def watched_masks(settings: Selection, source: Tensors, model: Any) -> Watched:
+    """Take the top-k masks of the model's update at `DENSITIES` and the recipe's own.
 
     They are taken in the recipe's scope and budget, by its selector if that ranks the update, else by
     |Δ|. Densities that round to no coordinate are left out.
     """
     comparison = Comparison(source, open_tensors(model), settings.include, settings.exclude)
     numel = sum(comparison.numels.values())
-    densities = sorted({*DENSITIES, own_density(settings, numel)})
-    densities = [density for density in densities if round(density * numel)]
+    own = own_density(settings, numel)
+    densities = [density for density in sorted({*DENSITIES, own}) if round(density * numel)]
     moved = settings.selector in _MOVED
     base = build(
         selector=settings.selector if moved else "topk",
         budget=settings.budget if settings.ranks else None,
         relative_to=settings.relative_to,
     )
-    wanted = [replace(base, density=density) for density in densities]
-    return {
+    found = take_many(comparison, [replace(base, density=density) for density in densities])
+    masks = {
         density: Mask(Bitmaps.held(dict(chosen.bitmaps)))
-        for density, chosen in zip(densities, take_many(comparison, wanted), strict=True)
+        for density, chosen in zip(densities, found, strict=True)
     }
+    idle = {density: chosen.idle for density, chosen in zip(densities, found, strict=True)}
+    return Watched(masks, own, idle.get(own, 0))
 
 
 def own_density(settings: Selection, numel: int) -> float:

@@ -84,6 +84,8 @@ def _decode_block(body: np.ndarray, code: int, count: int, numel: int) -> np.nda
         if len(body) != (numel + 7) // 8 or count_bits(body) != count or _spare(body, numel):
             raise ValueError("a block does not hold the bitmap it says")
         return body
+    if code >= 2 * OTHERS:
+        raise ValueError(f"a block has the unknown code {code}")
     others = code >= OTHERS
     flags = np.zeros(numel, dtype=np.bool_)
     flags[_decode_gaps(body, code % OTHERS, numel - count if others else count, numel)] = True

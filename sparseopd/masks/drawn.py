@@ -26,7 +26,7 @@ def drawn_like(comparison: Comparison, like: Bitmaps, score: Score, match: str) 
         raise MaskError(f"the mask to match chooses from {outside[0]}, which the scope leaves out")
 
     def read(name: str) -> Bitmap:
-        if not like.count(name):
+        if name not in like or not like.count(name):
             return Bitmap.empty(comparison.shapes[name])
         if match == "magnitude":
             return _matched_by_magnitude(comparison, name, like[name])

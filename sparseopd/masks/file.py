@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from sparseopd.artifacts import Provenance, written_whole
@@ -24,7 +25,7 @@ from sparseopd.masks.bitmap import Bitmap, Bitmaps, numel_of
 from sparseopd.masks.coding import HEAD, blocks_of, decode, encode, longest
 
 FORMAT, VERSION = "sparseopd-mask", "2"
-LARGEST = 1 << 36
+LARGEST = 1 << 33
 """Coordinates one tensor may have: more than any model's, few enough to be counted in memory."""
 
 
@@ -134,7 +135,7 @@ def _header(entries: Mapping[str, _Entry], ends: list[int], provenance: Provenan
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
 
 
 def _parse(
@@ -156,9 +157,12 @@ def _parse(
             raise ValueError(f"{len(described)} tensors described, {len(names)} stored")
         entries = {name: _entry(*row) for name, row in zip(names, described, strict=True)}
         hashes = {name: entry.base_hash for name, entry in entries.items() if entry.base_hash}
-        return entries, Provenance(**{**json.loads(known), "base_hashes": hashes})
+        values = {**json.loads(known), "base_hashes": hashes}
+        Provenance(**values)  # refuses unknown keys, which pydantic would drop
+        return entries, TypeAdapter(Provenance).validate_python(values)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise MaskFileError(f"{path} has a damaged header ({error})") from error
+        reason = str(error).split("\n")[0]
+        raise MaskFileError(f"{path} has a damaged header ({reason})") from error
 
 
 def _entry(shape: Any, count: Any, checksum: Any, base_hash: Any = None) -> _Entry:

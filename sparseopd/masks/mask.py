@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +122,17 @@ class Mask:
         bits, what is wrong with it.
         """
         tensors = open_tensors(source)
-        self.verify_shapes({name: tensors.shape(name) for name in tensors.keys()}, tensors.label)
-        hashes = self.provenance.base_hashes
+        shapes, hashes = (
+            {name: tensors.shape(name) for name in tensors.keys()},
+            self.provenance.base_hashes,
+        )
+        try:
+            self.verify_shapes(shapes, tensors.label)
+        except MaskMismatchError as error:
+            fits = [name for name in hashes if name in shapes and name not in error.tensors]
+            changed = [name for name in fits if not matches_hash(tensors, name, hashes[name])]
+            error.tensors |= dict.fromkeys(changed, "other values")
+            raise
         changed = [
             name
             for name in self.bitmaps
@@ -198,8 +206,12 @@ class Mask:
         known = self.provenance
         if other is not None and not known.base_hashes:
             known = other.provenance
-        return replace(
-            known, selector=selector, settings={}, steps=None, stability=[], tuned="", idle=0
+        return Provenance(
+            base=known.base,
+            revision=known.revision,
+            base_hashes=known.base_hashes,
+            selector=selector,
+            version=known.version,
         )
 
     def _combine(

@@ -76,7 +76,7 @@ def count_scores(
         comparison.pieces(names, share), lambda piece: _count(score, piece)
     ):
         if found is None:
-            raise _not_a_number(piece)
+            raise not_a_number(piece)
         counts += found
     return counts
 
@@ -127,7 +127,7 @@ class _Pass:
             comparison.pieces(names), lambda piece: _split(score, piece, undecided)
         ):
             if found is None:
-                raise _not_a_number(piece)
+                raise not_a_number(piece)
             self._taken.setdefault(piece.name, []).append(shelf.put(found.above))
             self._above += found.number
             if found.within is not None:
@@ -222,7 +222,8 @@ def _are_numbers(bits: Tensor) -> bool:
     return int(low) >= 0 and int(high) <= INFINITY
 
 
-def _not_a_number(piece: Piece) -> MaskError:
+def not_a_number(piece: Piece) -> MaskError:
+    """Make the error that names the tensor of a piece."""
     return MaskError(
         f"{piece.name} has values that are not numbers (or a difference of infinities) after "
         f"coordinate {piece.start:,}: the checkpoint is damaged"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import sparseopd
 from sparseopd.artifacts import Progress, Provenance
 from sparseopd.errors import MaskError
@@ -15,7 +17,7 @@ from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.drawn import drawn_like
 from sparseopd.masks.file import write
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.ranking import LARGE, SAMPLED, count_scores, take_largest
+from sparseopd.masks.ranking import LARGE, SAMPLED, count_scores, not_a_number, take_largest
 from sparseopd.masks.scope import shares
 from sparseopd.masks.selectors import MATRICES, RULES, SCORES
 from sparseopd.masks.selectors.spectrum import is_matrix
@@ -57,6 +59,8 @@ def select(
 
     Raises `MaskError` with one sentence on anything that does not fit.
     """
+    if isinstance(scope, str):
+        raise MaskError(f"scope is {scope!r}: give a list of patterns or blocks, as [{scope!r}]")
     selection = selection or build(**settings)
     check(selection)
     if not 0 <= seed < 2**31:
@@ -130,7 +134,7 @@ def _open_tuned(tuned: Source | None, base: Tensors, scores: bool) -> Tensors | 
     if not isinstance(tuned, (str, Path)):
         return None if tuned is None else open_tensors(tuned)
     folder = weights_folder(str(tuned))
-    if scores and (folder / "config.json").exists():
+    if scores and ((folder / "config.json").exists() or is_lora_folder(folder)):
         raise MaskError(
             f"{tuned} is a model, and the selector saliency takes a folder of scores: give what "
             "discover wrote to saliency/ in its run folder, or choose topk"
@@ -188,6 +192,8 @@ def take_many(comparison: Comparison, selections: Sequence[Selection]) -> list[C
 
 def _by_rule(comparison: Comparison, rule: Callable[[Piece], Any]) -> Bitmaps:
     def pack(piece: Piece) -> Bitmap:
+        if bool(torch.isnan(comparison.magnitude(piece)).any()):
+            raise not_a_number(piece)
         return Bitmap.pack(piece.name, rule(piece))
 
     def read(name: str) -> Bitmap:
@@ -241,7 +247,8 @@ def _finish(
 def _described(selection: Selection, scope: list[str], like: Mask | None) -> dict[str, Any]:
     """The settings that decided the mask, defaults included."""
     if like is not None:
-        return {"like": like.digest(), "match": selection.match or "tensor"}
+        kept = {key: value for key, value in selection.settings().items() if key != "match"}
+        return {**kept, "like": like.digest(), "match": selection.match or "tensor"}
     settings = resolved(selection).settings()
     if scope:
         settings["include"] = [*selection.include, *scope]

@@ -66,7 +66,7 @@ class FolderTensors:
         self._stack = ExitStack()
         self._shown = 0
         self._flat = _NOTHING
-        self._lock = Lock()  # pieces may be asked for from several threads
+        self._lock = Lock()  # several threads ask, and whoever finds maps too large closes them
         self._read_headers(_tied_names(config))
 
     def keys(self) -> list[str]:
@@ -82,7 +82,8 @@ class FolderTensors:
         return self._facts[name][1]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensor(name, self.shape(name).numel())
+        with self._lock:
+            return self._tensor(name, self.shape(name).numel())
 
     def flat(self, name: str, start: int, stop: int) -> Tensor:
         """Return the coordinates start…stop of a tensor, row-major: (stop - start,) in its dtype."""
@@ -117,7 +118,12 @@ class FolderTensors:
             for name in shard.keys():
                 stored = shard.get_slice(name)
                 dtype = _FLOATS.get(stored.get_dtype())
-                if dtype is None or name in tied or name.endswith(_BUFFERS):
+                if dtype is None and name.endswith("weight"):
+                    raise PairError(
+                        f"{name} in {path} holds {stored.get_dtype()} numbers, as quantized weights do: "
+                        "give the unquantized checkpoint"
+                    )
+                if dtype is None or name in tied or _is_buffer(name, stored.get_shape()):
                     continue
                 if self._only is not None and name not in self._only:
                     continue
@@ -126,6 +132,11 @@ class FolderTensors:
             for name, file in expected.items():
                 if self.folder / file == path and name not in shard.keys():
                     raise PairError(f"{path} lacks {name}, which the index {INDEX} says it holds")
+
+
+def _is_buffer(name: str, shape: list[int]) -> bool:
+    """Whether a tensor is no parameter; GPT-2's attn.bias of four dimensions is its causal mask."""
+    return name.endswith(_BUFFERS) or (name.endswith("attn.bias") and len(shape) == 4)
 
 
 def _config(folder: Path) -> dict[str, Any]:

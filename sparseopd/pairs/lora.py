@@ -239,7 +239,20 @@ def _read_config(folder: Path) -> LoraConfig:
     if wrong:
         setting = f"{wrong[0]}={getattr(config, wrong[0])!r}"
         raise PairError(f"the adapter {folder} has {setting}, which is not plain LoRA: {MERGE}")
+    _check_numbers(folder, config)
     return config
+
+
+def _check_numbers(folder: Path, config: LoraConfig) -> None:
+    """Raise `PairError` where ranks or scalings are no numbers that PEFT could have used."""
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    numbers = {"r": config.r, "lora_alpha": config.lora_alpha, **ranks, **alphas}
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or number <= 0:
+            raise PairError(
+                f"the settings {folder / CONFIG} say {name} = {number!r}, which is no positive number: "
+                "save the adapter again"
+            )
 
 
 def _open_weights(folder: Path) -> safe_open:

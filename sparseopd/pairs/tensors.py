@@ -41,7 +41,7 @@ class Tensors(Protocol):
 Source = str | Path | nn.Module | Tensors
 
 
-def open_tensors(source: Source, revision: str | None = None) -> Tensors:
+def open_tensors(source: Source) -> Tensors:
     """Open a checkpoint folder, a hub id, `bundled:…` or a model in memory; what is open stays so.
 
     Raises `PairError` when there is no such model or it has no safetensors weights.
@@ -51,7 +51,7 @@ def open_tensors(source: Source, revision: str | None = None) -> Tensors:
 
         return ModelTensors(source)
     if isinstance(source, (str, Path)):
-        return FolderTensors(weights_folder(str(source), revision), label=str(source))
+        return FolderTensors(weights_folder(str(source)), label=str(source))
     return source
 
 

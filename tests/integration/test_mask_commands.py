@@ -265,6 +265,9 @@ def test_an_adapter_is_no_base(here: Path, sparseopd: Command) -> None:
     get_peft_model(make_qwen3(), LoraConfig(target_modules=["q_proj"])).save_pretrained("adapter")
     ran = sparseopd("mask", "select", "adapter", "--selector", "random", "-o", "m")
     assert ran.code == 2 and "is an adapter, not a model" in ran.err
+    make_qwen3().save_pretrained("base")
+    ran = sparseopd("mask", "select", "base", "adapter", "--selector", "saliency", "-o", "m")
+    assert ran.code == 2 and "takes a folder of scores" in ran.err
 
 
 def test_masks_of_one_file_name_are_told_apart(here: Path, sparseopd: Command) -> None:

@@ -211,6 +211,40 @@ def test_discovery_stops_when_the_mask_has_settled(tmp_path: Path, sparseopd: Co
     assert "Jaccard of steps" in sparseopd("mask", "show", run / "mask.safetensors").err
 
 
+def test_settling_is_watched_in_scope_and_not_seen_where_nothing_moves(
+    tmp_path: Path, sparseopd: Command
+) -> None:
+    watched = ("--steps", 6, "--until-stable", 0.2, "discover.check_every=1")
+    scoped = ("discover.density=null", "discover.k=1000", "discover.include=[ffn]")
+    ran = sparseopd("discover", "tiny-arithmetic", *SHORT, *watched, *scoped, "-o", tmp_path / "a")
+    assert ran.code == 0 and RunDir(tmp_path / "a").read_facts().steps < 6
+
+    still = ("optimizer.lr=1e-12", "--density", 0.5)  # most weights are too large to change by that
+    ran = sparseopd("discover", "tiny-arithmetic", *SHORT, *watched, *still, "-o", tmp_path / "b")
+    assert ran.code == 0 and "no two checks could be compared" in ran.err
+    assert "did not move" in sparseopd("mask", "show", tmp_path / "b" / "mask.safetensors").err
+
+
+def test_a_snapshot_before_anything_has_moved_is_left_out(
+    tmp_path: Path, sparseopd: Command
+) -> None:
+    words = ("--selector", "threshold", "discover.density=null", "discover.threshold=4e-4")
+    ran = sparseopd(
+        "discover",
+        "tiny-arithmetic",
+        *SHORT,
+        *words,
+        "--steps",
+        6,
+        "--snapshots",
+        "1,6",
+        "-o",
+        tmp_path / "r",
+    )
+    assert ran.code == 0 and "no snapshot of step 1: the selector threshold chose none" in ran.err
+    assert [path.name for path in (tmp_path / "r" / "masks").iterdir()] == ["step-6.safetensors"]
+
+
 def test_the_demo_with_short_runs(tmp_path: Path, sparseopd: Command) -> None:
     ran = sparseopd("demo", "--pair", "tiny-arithmetic", "--steps", 4, "-o", tmp_path / "demo")
     assert ran.code == 0, ran.err

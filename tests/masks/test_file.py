@@ -113,6 +113,30 @@ def test_inconsistent_headers_are_refused_before_reading(tmp_path: Path, row: ob
         Mask.load(path)
 
 
+@pytest.mark.parametrize(
+    "provenance",
+    ['{"settings": 5}', '{"stability": "x"}', '{"base": 5}', '{"what": 1}', "[]", "7", "{"],
+)
+def test_a_provenance_of_other_types_is_refused(tmp_path: Path, provenance: str) -> None:
+    path, rows = tmp_path / "x.safetensors", json.dumps([[[0], 0, "00"]])
+    metadata = {
+        "format": "sparseopd-mask",
+        "version": "2",
+        "tensors": rows,
+        "provenance": provenance,
+        "checksum": _header_checksum(["a"], rows, provenance),
+    }
+    save_file({"a": np.zeros(0, np.uint8)}, path, metadata)
+    with pytest.raises(MaskFileError, match="damaged header"):
+        Mask.load(path)
+
+
+def test_any_text_in_the_provenance_is_kept(tmp_path: Path) -> None:
+    known = Provenance(base="modèle ← 模型", settings={"include": ["*.é"], "density": 0.1})
+    Mask(drawn(0).bitmaps, known).save(tmp_path / "m")
+    assert Mask.load(tmp_path / "m").provenance == known
+
+
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     from sparseopd.errors import RunFolderError
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from sparseopd.errors import MaskError, MaskMismatchError
+from sparseopd.errors import MaskError, MaskMismatchError, PairError
 from sparseopd.masks import Mask, select, summarize_update
+from sparseopd.pairs import tensors
 from tests.conftest import make_moe, make_qwen3
 
 
@@ -209,3 +210,64 @@ def test_matrices_are_needed_for_singular_vectors(qwen3: Qwen3ForCausalLM) -> No
 def test_seeds_out_of_range(qwen3: Qwen3ForCausalLM) -> None:
     with pytest.raises(MaskError, match="seed is -1"):
         select(qwen3, selector="random", seed=-1)
+
+
+@pytest.mark.parametrize("selector", ["threshold", "changed"])
+def test_rules_name_what_is_not_a_number(
+    qwen3: Qwen3ForCausalLM, moved: Qwen3ForCausalLM, selector: str
+) -> None:
+    with torch.no_grad():
+        moved.model.norm.weight[3] = float("nan")
+    with pytest.raises(MaskError, match=r"model\.norm\.weight has values that are not numbers"):
+        select(qwen3, moved, selector=selector)
+
+
+@pytest.mark.parametrize("match", ["tensor", "magnitude"])
+def test_random_like_a_mask_of_some_of_the_tensors(qwen3: Qwen3ForCausalLM, match: str) -> None:
+    part = Mask.from_tensors({"model.norm.weight": torch.arange(32) < 7})
+    drawn = select(qwen3, selector="random", like=part, match=match)
+    assert drawn.count() == drawn.count("model.norm.weight") == 7 and len(drawn.names) > 1
+
+
+@pytest.mark.parametrize("selector", ["principal", "random", "low-magnitude"])
+def test_maps_are_closed_while_other_threads_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qwen3: Qwen3ForCausalLM, selector: str
+) -> None:
+    monkeypatch.setattr("sparseopd.pairs.folder.RESIDENT_BYTES", 1000)
+    monkeypatch.setattr("sparseopd.masks.comparison.pieces", lambda n: tensors.pieces(n, 64))
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        qwen3.save_pretrained(tmp_path, max_shard_size="20KB")
+        assert select(tmp_path, selector=selector) == select(qwen3, selector=selector)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_integer_weights_are_refused(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(4, 4, dtype=torch.int32)}, tmp_path / "model.safetensors")
+    with pytest.raises(PairError, match=r"a.weight .* holds I32 numbers, as quantized weights do"):
+        select(tmp_path, selector="random")
+
+
+def test_buffers_are_no_weights(tmp_path: Path) -> None:
+    content = {
+        "h.0.attn.bias": torch.ones(1, 1, 8, 8),
+        "rotary_emb.inv_freq": torch.ones(4),
+        "position_ids": torch.arange(4),
+        "h.0.attn.c_attn.bias": torch.ones(8),
+    }
+    save_file(content, tmp_path / "model.safetensors")
+    assert select(tmp_path, selector="random", k=2).names == ["h.0.attn.c_attn.bias"]
+
+
+def test_a_scope_is_a_list(qwen3: Qwen3ForCausalLM) -> None:
+    with pytest.raises(MaskError, match="give a list of patterns"):
+        select(qwen3, selector="random", scope="ffn")
+
+
+def test_low_precision_floats(tmp_path: Path) -> None:
+    base = {"a.weight": torch.linspace(-2, 2, 256).reshape(16, 16).to(torch.float8_e4m3fn)}
+    save_file(base, tmp_path / "model.safetensors")
+    for selector in ("low-magnitude", "principal", "random"):
+        assert select(tmp_path, selector=selector, density=0.25).count() == 64

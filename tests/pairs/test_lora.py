@@ -257,3 +257,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "adapter" / "adapter_config.json").write_text(text)
         with pytest.raises(PairError, match="cannot read the settings"):
             opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"r": 0}, {"lora_alpha": "8"}, {"rank_pattern": {"q_proj": -1}}], ids=str
+)
+def test_ranks_and_scalings_that_are_no_numbers(settings: dict[str, Any], tmp_path: Path) -> None:
+    adapt(make_qwen3(), tmp_path, **FOUR)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    with pytest.raises(PairError, match="is no positive number"):
+        opened(tmp_path)

@@ -16,7 +16,7 @@ from sparseopd.selection import Selection
 def off_principal(comparison: Comparison, selection: Selection) -> Callable[[Piece], Tensor]:
     """Score so that the smallest |U_k Σ_k V_kᵀ| come first.
 
-    At density d this is the complement of `principal` at 1 - d (arXiv 2511.08567).
+    At density d this is the complement of `principal` at 1 - d, ties aside (arXiv 2511.08567).
     """
     rank = selection.rank or 0.1
     return whole_tensor_scores(

@@ -7,6 +7,8 @@ from torch import Tensor
 
 INFINITY = 0x7F800000
 """The bit pattern of float32 infinity."""
+BLOCK = 1 << 20
+"""Values worked on at once, so that wide temporaries stay small."""
 
 
 def smallest_first(values: Tensor) -> Tensor:
@@ -24,8 +26,12 @@ def quantiles(values: Tensor) -> Tensor:
     linear in the lower ones within; equal values get equal shares.
     """
     bits = values.view(torch.int32)
-    upper, low = bits >> 15, bits & 0x7FFF
-    counts = torch.bincount(upper, minlength=1 << 16).double()
-    below = torch.cumsum(counts, 0) - counts
-    share = (below[upper] + counts[upper] * (low.double() / 0x8000)) / max(1, len(values))
-    return share.float()
+    counts = torch.zeros(1 << 16, dtype=torch.int64)
+    for block in bits.split(BLOCK):
+        counts += torch.bincount(block >> 15, minlength=1 << 16)
+    below = (torch.cumsum(counts, 0) - counts).double()
+    shares = torch.empty(len(values))
+    for block, share in zip(bits.split(BLOCK), shares.split(BLOCK), strict=True):
+        upper, low = block >> 15, (block & 0x7FFF).double() / 0x8000
+        share.copy_((below[upper] + counts[upper] * low) / len(values))
+    return shares

@@ -94,7 +94,7 @@ def whole_tensor_scores(
 
 def _scores(comparison: Comparison, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
     weight = comparison.base[name]
-    if not torch.isfinite(weight).all():
+    if not all(torch.isfinite(rows.float()).all() for rows in weight.split(ROWS)):
         raise MaskError(f"{name} is not finite, so it has no singular vectors: exclude it")
     matrices = weight.reshape(as_matrices(weight.shape))
     return torch.stack([compute(matrix).contiguous() for matrix in matrices]).reshape(-1)
