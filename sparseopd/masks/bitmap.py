@@ -126,3 +126,31 @@ def count_bits(bits: np.ndarray) -> int:
     whole = len(bits) // 8 * 8
     words = np.bitwise_count(bits[:whole].view(np.uint64))
     return int(words.sum(dtype=np.int64)) + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64))
+
+
+def packed(positions: np.ndarray, numel: int) -> np.ndarray:
+    """Return the packed bits, uint8 (⌈numel / 8⌉,), with ones at distinct positions (m,)."""
+    if 64 * len(positions) < numel:
+        bits = np.zeros((numel + 7) // 8, dtype=np.uint8)
+        np.bitwise_or.at(bits, positions >> 3, np.left_shift(1, positions & 7).astype(np.uint8))
+        return bits
+    flags = np.zeros(numel, dtype=np.bool_)
+    flags[positions] = True
+    return np.packbits(flags, bitorder="little")
+
+
+def ones(bits: np.ndarray) -> np.ndarray:
+    """Return the positions of the ones of packed bits, uint32, ascending; quick where they are few."""
+    number = count_bits(bits)
+    if not number:
+        return np.zeros(0, dtype=np.uint32)
+    if 2 * number > len(bits):
+        return _places(bits)
+    byte = np.flatnonzero(bits)
+    where = _places(bits[byte])
+    return (byte[where >> 3] * 8 + (where & 7)).astype(np.uint32)
+
+
+def _places(bits: np.ndarray) -> np.ndarray:
+    flags = np.unpackbits(bits, bitorder="little").view(np.bool_)
+    return np.flatnonzero(flags).astype(np.uint32)

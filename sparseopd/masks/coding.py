@@ -87,9 +87,10 @@ def _decode_block(body: np.ndarray, code: int, count: int, numel: int) -> np.nda
     if code >= 2 * OTHERS:
         raise ValueError(f"a block has the unknown code {code}")
     others = code >= OTHERS
-    flags = np.zeros(numel, dtype=np.bool_)
-    flags[_decode_gaps(body, code % OTHERS, numel - count if others else count, numel)] = True
-    return np.packbits(~flags if others else flags, bitorder="little")
+    where = _decode_gaps(body, code % OTHERS, numel - count if others else count, numel)
+    flags = np.full(numel, others)
+    flags[where] = not others
+    return np.packbits(flags, bitorder="little")
 
 
 def _encode_gaps(where: np.ndarray) -> tuple[np.ndarray, int]:

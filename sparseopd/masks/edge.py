@@ -15,7 +15,7 @@ from itertools import repeat
 import numpy as np
 import torch
 
-from sparseopd.masks.bitmap import count_bits
+from sparseopd.masks.bitmap import count_bits, ones, packed
 from sparseopd.masks.keys import keys, keys_at
 from sparseopd.masks.stream import Kept, Shelf, for_each
 
@@ -38,18 +38,6 @@ class Undecided:
     """uint32 (m,): positions of the others in the piece."""
     low: Kept
     """uint32 (m,): their bit patterns above the range's bottom."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An `Undecided` with its arrays off the shelf."""
-
-    name: str
-    start: int
-    numel: int
-    even: np.ndarray | None
-    odd: np.ndarray
-    low: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,11 +96,11 @@ class Edge:
         above = floor if missing == ties else floor + 1
         taken = None if missing == ties else self._taken_ties(floor, missing, ties)
         for place, (piece, bits) in enumerate(
-            for_each(map(self._load, self._all), lambda piece: _from(piece, above))
+            for_each(self._all, lambda piece: self._from(piece, above))
         ):
             if taken is not None:
                 kept, last = taken[place]
-                bits |= self._shelf.get(kept) | _packed(np.array(last, np.int64), piece.numel)
+                bits |= self._shelf.get(kept) | packed(np.array(last, np.int64), piece.numel)
             yield piece.name, piece.start, bits
 
     def _count_lows(self) -> None:
@@ -146,9 +134,7 @@ class Edge:
         high = min(_KEYS - 1, int((share + spread) * _KEYS))
         taken: list[tuple[Kept, list[int]]] = []
         near = []
-        for piece, ties in for_each(
-            map(self._load, self._all), lambda piece: self._ties(piece, floor, low, high)
-        ):
+        for piece, ties in for_each(self._all, lambda piece: self._ties(piece, floor, low, high)):
             where = ties.near.astype(np.int64) + piece.start
             near += zip(ties.keys.tolist(), repeat(piece.name), where.tolist(), repeat(len(taken)))
             taken.append((self._shelf.put(ties.below), []))
@@ -159,67 +145,33 @@ class Edge:
             taken[place][1].append(where - self._all[place].start)
         return taken
 
-    def _ties(self, piece: Loaded, floor: int, low: int, high: int) -> _Ties:
-        where = piece.odd[piece.low == floor]
+    def _ties(self, piece: Undecided, floor: int, low: int, high: int) -> _Ties:
+        odd = self._shelf.get(piece.odd)
+        ties = self._one_by_one(piece, odd[self._shelf.get(piece.low) == floor], low, high)
+        if floor or piece.even is None:
+            return ties
+        more = self._even_ties(piece, self._shelf.get(piece.even), low, high)
+        return _Ties(
+            ties.below | more.below,
+            np.concatenate([ties.near, more.near]),
+            np.concatenate([ties.keys, more.keys]),
+        )
+
+    def _even_ties(self, piece: Undecided, even: np.ndarray, low: int, high: int) -> _Ties:
+        if 8 * count_bits(even) < piece.numel:  # fewer are quicker one by one
+            return self._one_by_one(piece, ones(even), low, high)
+        own = keys("ties", piece.name, piece.start, piece.start + piece.numel, self._seed)
+        less = np.packbits(own < low, bitorder="little")
+        near = ones((np.packbits(own <= high, bitorder="little") ^ less) & even)
+        return _Ties(less & even, near, own[near])
+
+    def _one_by_one(self, piece: Undecided, where: np.ndarray, low: int, high: int) -> _Ties:
         own = keys_at("ties", piece.name, piece.start, where, self._seed)
         close = (own >= low) & (own <= high)
-        below, near, found = _packed(where[own < low], piece.numel), where[close], own[close]
-        if floor == 0 and piece.even is not None:
-            less, more, own = self._even_ties(piece, low, high)
-            below |= less
-            near, found = np.concatenate([near, more]), np.concatenate([found, own])
-        return _Ties(below, near, found)
+        return _Ties(packed(where[own < low], piece.numel), where[close], own[close])
 
-    def _even_ties(
-        self, piece: Loaded, low: int, high: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those below `low`, packed; positions and keys of those from there to `high`."""
-        assert piece.even is not None
-        name, start = piece.name, piece.start
-        if 8 * count_bits(piece.even) < piece.numel:  # fewer are quicker one by one
-            where = ones(piece.even)
-            own = keys_at("ties", name, start, where, self._seed)
-            close = (own >= low) & (own <= high)
-            return _packed(where[own < low], piece.numel), where[close], own[close]
-        own = keys("ties", name, start, start + piece.numel, self._seed)
-        less = np.packbits(own < low, bitorder="little")
-        near = ones((np.packbits(own <= high, bitorder="little") ^ less) & piece.even)
-        return less & piece.even, near, own[near]
-
-    def _load(self, kept: Undecided) -> Loaded:
-        get = self._shelf.get
-        even = None if kept.even is None else get(kept.even)
-        return Loaded(kept.name, kept.start, kept.numel, even, get(kept.odd), get(kept.low))
-
-
-def _from(piece: Loaded, floor: int) -> np.ndarray:
-    """Return, packed, the scores of a piece that lie at `floor` or above it."""
-    taken = _packed(piece.odd[piece.low >= np.uint32(floor)], piece.numel)
-    return taken | piece.even if floor == 0 and piece.even is not None else taken
-
-
-def _packed(positions: np.ndarray, numel: int) -> np.ndarray:
-    if 64 * len(positions) < numel:
-        bits = np.zeros((numel + 7) // 8, dtype=np.uint8)
-        np.bitwise_or.at(bits, positions >> 3, np.left_shift(1, positions & 7).astype(np.uint8))
-        return bits
-    flags = np.zeros(numel, dtype=np.bool_)
-    flags[positions] = True
-    return np.packbits(flags, bitorder="little")
-
-
-def ones(bits: np.ndarray) -> np.ndarray:
-    """Return the positions of the ones of packed bits, uint32, ascending; quick where they are few."""
-    number = count_bits(bits)
-    if not number:
-        return np.zeros(0, dtype=np.uint32)
-    if 2 * number > len(bits):
-        return _places(bits)
-    byte = np.flatnonzero(bits)
-    where = _places(bits[byte])
-    return (byte[where >> 3] * 8 + (where & 7)).astype(np.uint32)
-
-
-def _places(bits: np.ndarray) -> np.ndarray:
-    flags = np.unpackbits(bits, bitorder="little").view(np.bool_)
-    return np.flatnonzero(flags).astype(np.uint32)
+    def _from(self, piece: Undecided, floor: int) -> np.ndarray:
+        """Return, packed, the scores of a piece that lie at `floor` or above it."""
+        odd, low = self._shelf.get(piece.odd), self._shelf.get(piece.low)
+        taken = packed(odd[low >= np.uint32(floor)], piece.numel)
+        return taken | self._shelf.get(piece.even) if floor == 0 and piece.even else taken

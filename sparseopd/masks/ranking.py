@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from sparseopd.errors import MaskError
-from sparseopd.masks.bitmap import Bitmap, count_bits
+from sparseopd.masks.bitmap import Bitmap, count_bits, ones
 from sparseopd.masks.comparison import Comparison
-from sparseopd.masks.edge import Edge, ones
+from sparseopd.masks.edge import Edge
 from sparseopd.masks.stream import Kept, Piece, Scratch, Shelf, for_each
 
 LOW_BITS = 15

@@ -93,31 +93,37 @@ class Kept:
 
 
 class Shelf:
-    """Arrays put away between two passes: in memory while they are few, else in a temporary file."""
+    """Arrays put away between two passes: in memory while they are few, else in a temporary file.
+
+    Several threads may use it.
+    """
 
     def __init__(self) -> None:
         self._left = SHELF_BYTES
         self._file: IO[bytes] | None = None
         self._end = 0
+        self._lock = threading.Lock()
 
     def put(self, array: np.ndarray) -> Kept:
         """Keep a one-dimensional array, which must not be written to; return how to get it back."""
-        if array.nbytes <= self._left:
-            self._left -= array.nbytes
-            return Kept(array, 0, len(array), array.dtype)
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the shelf
-        kept = Kept(None, self._end, len(array), array.dtype)
-        self._file.seek(self._end)
-        self._file.write(np.ascontiguousarray(array).data)
-        self._end += array.nbytes
-        return kept
+        with self._lock:
+            if array.nbytes <= self._left:
+                self._left -= array.nbytes
+                return Kept(array, 0, len(array), array.dtype)
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the shelf
+            kept = Kept(None, self._end, len(array), array.dtype)
+            self._file.seek(self._end)
+            self._file.write(np.ascontiguousarray(array).data)
+            self._end += array.nbytes
+            return kept
 
     def get(self, kept: Kept) -> np.ndarray:
         """Return a kept array, not to be written to."""
         if kept.held is not None:
             return kept.held
         assert self._file is not None
-        self._file.seek(kept.offset)
-        content = self._file.read(kept.length * kept.dtype.itemsize)
+        with self._lock:
+            self._file.seek(kept.offset)
+            content = self._file.read(kept.length * kept.dtype.itemsize)
         return np.frombuffer(content, dtype=kept.dtype)

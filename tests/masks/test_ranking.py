@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparseopd.errors import MaskError
 from sparseopd.masks import edge as edge_module
-from sparseopd.masks import ranking
+from sparseopd.masks import ranking, stream
 from sparseopd.masks.keys import keys, uniform
 from sparseopd.masks.select import take_many
 from sparseopd.selection import build
@@ -89,15 +89,30 @@ def test_the_choice_is_the_references(pair: tuple, data: st.DataObject) -> None:
     assert all(flags[name].shape == base[name].shape for name in base)
 
 
-@given(seed=st.integers(0, 5), k=st.integers(1, 600), share=st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
-def test_heavy_ties_across_tensors_and_pieces(seed: int, k: int, share: float) -> None:
+@given(
+    seed=st.integers(0, 5),
+    k=st.integers(1, 600),
+    share=st.floats(0, 1),
+    many=st.sampled_from([1, 64]),
+    shelf=st.sampled_from([0, 100, 1 << 20]),
+    batch=st.sampled_from([1, 40, 1 << 22]),
+)
+@settings(max_examples=80, deadline=None)
+def test_heavy_ties_across_tensors_and_pieces(
+    seed: int, k: int, share: float, many: int, shelf: int, batch: int
+) -> None:
+    """However ties are kept: as bitmaps or one by one, in memory or in a file, in whatever batches."""
     generator = torch.Generator().manual_seed(seed)
     base = {name: torch.zeros(200) for name in ("a", "b", "c")}
     tuned = {
         name: (torch.rand(200, generator=generator) < share) * 2.0**-13 for name in ("a", "b", "c")
     }
-    assert chosen_of(top(base, tuned, seed, k=k)) == reference(base, tuned, k, seed)
+    with (
+        mock.patch.object(ranking, "MANY", many),
+        mock.patch.object(stream, "SHELF_BYTES", shelf),
+        mock.patch.object(edge_module, "_BATCH", batch),
+    ):
+        assert chosen_of(top(base, tuned, seed, k=k)) == reference(base, tuned, k, seed)
 
 
 def test_a_wrong_guess_of_the_last_tie_is_widened() -> None:
