@@ -181,6 +181,8 @@ class Provenance:
     selector: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     """The selector's own settings: density or threshold, budget, scope (selection.Selection)."""
+    stored_in: dict[str, list[str]] = field(default_factory=dict)
+    """The dtypes in which "base" and "tuned" store the weights in scope."""
     compared_in: str = ""
     """The dtype in which base and tuned weights were subtracted."""
     tuned: str = ""

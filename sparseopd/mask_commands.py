@@ -262,6 +262,9 @@ def _origin(mask: Mask) -> list[str]:
     lines = [f"selector {known.selector or 'unknown'}" + (f" ({settings})" if settings else "")]
     revision = f" at {known.revision}" if known.revision else ""
     lines.append(f"base {known.base or 'unknown'}{revision}, seed {known.seed}")
+    if known.stored_in:
+        sides = (f"{side} in {'/'.join(dtypes)}" for side, dtypes in known.stored_in.items())
+        lines.append(f"stored: {', '.join(sides)}")
     if known.tuned:
         compared = f"compared with {known.tuned} in {known.compared_in}"
         lines.append(compared if known.compared_in else f"ranked by {known.tuned}")

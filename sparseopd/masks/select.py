@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-import sparseopd
 from sparseopd.artifacts import Progress, Provenance
 from sparseopd.errors import MaskError
 from sparseopd.masks.bitmap import Bitmap, Bitmaps
@@ -17,7 +16,9 @@ from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.drawn import drawn_like
 from sparseopd.masks.file import write
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.ranking import LARGE, SAMPLED, count_scores, not_a_number, take_largest
+from sparseopd.masks.origin import origin
+from sparseopd.masks.ranking import count_scores, not_a_number, take_largest
+from sparseopd.masks.reading import Reading
 from sparseopd.masks.scope import shares
 from sparseopd.masks.selectors import MATRICES, RULES, SCORES
 from sparseopd.masks.selectors.spectrum import is_matrix
@@ -67,7 +68,7 @@ def select(
         raise MaskError(f"seed is {seed}: it must lie between 0 and {2**31 - 1:,}")
     _check_request(selection, tuned, like)
     opened = open_tensors(base)
-    reading = _Reading(progress)
+    reading = Reading(progress)
     comparison = Comparison(
         opened,
         _open_tuned(tuned, opened, selection.selector == "saliency"),
@@ -80,19 +81,7 @@ def select(
         like.verify(opened)
     reading.expect(comparison, selection)
     chosen = _choose(comparison, selection, like)
-    made = Provenance(
-        base=str(base) if isinstance(base, (str, Path)) else opened.label,
-        revision=opened.revision,
-        tuned=str(tuned) if isinstance(tuned, (str, Path)) else "",
-        selector=selection.selector,
-        settings=_described(selection, [*scope], like),
-        compared_in=_compared_in(selection),
-        seed=seed,
-        version=sparseopd.__version__,
-    )
-    if provenance is not None:
-        known = {key: value for key, value in vars(provenance).items() if value}
-        made = replace(made, **known)
+    made = origin(comparison, selection, [*scope], like, (base, tuned), provenance)
     if selection.selector not in DATA_FREE:
         made = replace(made, idle=_check_moved(chosen, comparison, selection))
     return _finish(chosen.bitmaps, comparison, made, output, reading)
@@ -218,7 +207,7 @@ def _finish(
     comparison: Comparison,
     provenance: Provenance,
     output: Path | None,
-    reading: _Reading,
+    reading: Reading,
 ) -> Mask:
     """Hash the base, and hold or write the mask."""
     for name, digest in for_each(
@@ -242,52 +231,3 @@ def _finish(
         mask = Mask.load(output)
     reading.finish()
     return mask
-
-
-def _described(selection: Selection, scope: list[str], like: Mask | None) -> dict[str, Any]:
-    """The settings that decided the mask, defaults included."""
-    if like is not None:
-        kept = {key: value for key, value in selection.settings().items() if key != "match"}
-        return {**kept, "like": like.digest(), "match": selection.match or "tensor"}
-    settings = resolved(selection).settings()
-    if scope:
-        settings["include"] = [*selection.include, *scope]
-    return settings
-
-
-def _compared_in(selection: Selection) -> str:
-    if selection.selector in DATA_FREE or selection.selector == "saliency":
-        return ""
-    rounded = f", rounded to {resolved(selection).dtype}" if selection.selector == "changed" else ""
-    return f"float32{rounded}"
-
-
-class _Reading:
-    """Counts the bytes read, for a progress bar that knows when it will end."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._done = self._total = 0
-
-    def expect(self, comparison: Comparison, selection: Selection) -> None:
-        """Reckon how much will be read: passes over what is in scope, and the base once, to hash it."""
-        small = sum(comparison.numels.values()) < LARGE
-        passes = 2 if selection.ranks and small else 1 + 1 / SAMPLED
-        passes += 3 if selection.match == "magnitude" else 0
-        whole = sum(
-            shape.numel() * comparison.base.dtype(name).itemsize
-            for name, shape in comparison.shapes.items()
-        )
-        self._total = int(passes * comparison.bytes_of(comparison.names)) + whole
-
-    def __call__(self, size: int) -> None:
-        self._done = min(self._done + size, self._total - 1)
-        self._report(self._done)
-
-    def finish(self) -> None:
-        """Report that all is done."""
-        self._report(self._total)
-
-    def _report(self, done: int) -> None:
-        if self._progress is not None and self._total:
-            self._progress("mask", done, self._total, "bytes")

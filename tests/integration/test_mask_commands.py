@@ -54,6 +54,8 @@ def test_shards_and_dtypes_may_differ_on_the_two_sides(here: Path, sparseopd: Co
     assert len(list((here / "base").glob("*.safetensors"))) > 2
     for tuned_folder in ("one", "many"):
         done(sparseopd("mask", "select", "base", tuned_folder, "-o", f"{tuned_folder}.mask"))
+    stored = {"base": ["bfloat16"], "tuned": ["float32"]}
+    assert Mask.load("one.mask").provenance.stored_in == stored
     assert Mask.load("one.mask") == Mask.load("many.mask") == select(base, tuned, density=0.1)
     done(sparseopd("mask", "verify", "one.mask", "base"))
 
@@ -284,3 +286,18 @@ def test_masks_of_one_file_name_are_told_apart(here: Path, sparseopd: Command) -
     pair = json.loads(ran.out)[0]
     assert (pair["first"], pair["second"]) == ("one/mask", "two/mask")
     assert pair["all"]["jaccard"] == 1.0
+
+
+def test_a_hub_id_is_read_from_the_cache(
+    here: Path, sparseopd: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, commit = here / "hub" / "models--nobody--tiny", "0123456789abcdef" * 2 + "01234567"
+    snapshot = repository / "snapshots" / commit
+    make_qwen3().save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(here / "hub"))
+    done(sparseopd("mask", "select", "nobody/tiny", "--selector", "random", "-o", "m"))
+    mask = Mask.load("m")
+    assert (mask.provenance.base, mask.provenance.revision) == ("nobody/tiny", commit)
+    mask.verify(make_qwen3())
