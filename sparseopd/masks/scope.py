@@ -44,13 +44,13 @@ def in_scope(names: Iterable[str], include: Sequence[str], exclude: Sequence[str
     """
     known = list(names)
     for word in (*include, *exclude):
-        if not any(_matches(name, word) for name in known):
+        if not any(matches(name, word) for name in known):
             raise MaskError(
                 f"no tensor matches {word!r}: give a pattern such as '*.mlp.*', or a block "
                 f"({', '.join(BLOCKS)}); the first tensor is {known[0] if known else 'missing'}"
             )
-    kept = [name for name in known if not include or any(_matches(name, word) for word in include)]
-    kept = [name for name in kept if not any(_matches(name, word) for word in exclude)]
+    kept = [name for name in known if not include or any(matches(name, word) for word in include)]
+    kept = [name for name in kept if not any(matches(name, word) for word in exclude)]
     if not kept:
         raise MaskError(f"nothing is left in scope after excluding {', '.join(exclude)}")
     return kept
@@ -83,5 +83,6 @@ def _groups(budget: Budget, names: list[str]) -> list[list[str]]:
     return [members for members in blocks.values() if members]
 
 
-def _matches(name: str, word: str) -> bool:
+def matches(name: str, word: str) -> bool:
+    """Whether a tensor's name lies in the block, or matches the shell pattern, that `word` is."""
     return block_of(name) == word if word in BLOCKS else fnmatchcase(name, word)

@@ -1,4 +1,4 @@
-"""One parameter's masked coordinates as a compact vector that a torch optimizer can train."""
+"""One weight's masked coordinates as a compact vector that a torch optimizer can train."""
 
 from __future__ import annotations
 
@@ -6,63 +6,120 @@ import torch
 from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError
+from sparseopd.optim.rounding import round_stochastically, uniform_at
+from sparseopd.optim.shards import LocalPart, local_part, local_tensor
 
 
 class CompactParameter:
     """The k masked coordinates of one weight, held as an fp32 parameter of (k,).
 
     `values` is what the optimizer sees. `gather` moves a dense gradient onto it, `write_back` copies
-    the values into the weight, in the weight's dtype. No other coordinate is ever written.
+    the values into the weight, in the weight's dtype. No other coordinate is ever written. Of a
+    sharded weight (FSDP2) only the coordinates in this process are held, and k is their number,
+    which may be 0.
     """
 
     def __init__(self, name: str, weight: nn.Parameter, chosen: Tensor) -> None:
-        """Args: `chosen`, a bool tensor of the weight's shape with at least one True."""
-        if not weight.is_contiguous():
+        """Args: `chosen`, a bool tensor of the whole weight's shape with at least one True."""
+        self.name, self.weight = name, weight
+        self.part = local_part(name, weight)
+        self.whole_k = int(chosen.count_nonzero())
+        """Coordinates in the whole weight."""
+        self.within = _places(chosen, self.part)
+        """Where the local coordinates stand in the whole k-vector: a slice, or int64 (k,)."""
+        held = self._held()
+        if not held.is_contiguous():
             raise OptimizerError(
                 f"the weight {name} is not contiguous in memory: call .contiguous() first"
             )
-        if not weight.dtype.is_floating_point:
-            raise OptimizerError(
-                f"the weight {name} is {weight.dtype}, which cannot be trained in place: load the model "
-                "unquantized, or leave this tensor out of the mask"
-            )
-        self.name, self.weight = name, weight
-        self.index = self._positions(chosen).to(weight.device)
-        self.values = nn.Parameter(self._masked(weight.detach()).float())
+        chosen = self.part.of(chosen)
+        # Where all is chosen the weight itself is the k-vector, in the same order.
+        self.index = None if bool(chosen.all()) else _positions(chosen).to(held.device)
+        self.values = nn.Parameter(self._masked(held).to(torch.float32, copy=True))
+        self.norms: Tensor | None = None
+        """Norms of the dense gradient and of its masked part, fp32 (2,), where they were asked for."""
 
-    def gather(self) -> None:
-        """Add the weight's dense gradient, at the masked coordinates, to `values.grad`; free it."""
+    def gather(self, *, measure: bool = False) -> None:
+        """Add the weight's dense gradient, at the masked coordinates, to `values.grad`; free it.
+
+        `measure` takes norms on the way. They are the step's only if one gradient arrives before it:
+        the norm of a sum of dense gradients cannot be had without keeping them; it is NaN then.
+        """
         dense = self.weight.grad
         if dense is None:
             return
-        if dense.is_sparse:
+        if dense.layout is not torch.strided:
             raise OptimizerError(
                 f"the gradient of {self.name} is sparse: build the embedding with sparse=False"
             )
-        gathered = self._masked(dense).float()
-        if self.values.grad is None:
-            self.values.grad = gathered
-        else:
+        local = local_tensor(dense, self.weight)
+        # Where all is chosen the gradient itself would come back, which others may still hold.
+        gathered = self._masked(local).to(torch.float32, copy=self.index is None)
+        if measure:
+            norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in (local, gathered)]
+            self.norms = torch.stack(norms) * (1.0 if self.norms is None else torch.nan)
+        if self.values.grad is not None:
             self.values.grad.add_(gathered)
+        elif gathered.numel():  # optimizers skip a vector that has no gradient
+            self.values.grad = gathered
         self.weight.grad = None
 
+    def drop(self) -> None:
+        """Forget the gathered gradient, and a dense one that came by another way."""
+        self.values.grad = self.weight.grad = self.norms = None
+
     @torch.no_grad()
-    def write_back(self) -> None:
-        """Copy the values into the weight at the masked coordinates, rounded to its dtype."""
-        flat = self.weight.detach().view(-1)
-        flat[self.index] = self.values.to(self.weight.dtype)
+    def write_back(self, *, noise: tuple[int, int] | None = None) -> None:
+        """Copy the values into the weight at the masked coordinates, rounded to its dtype.
+
+        To nearest, or stochastically by `noise`, a (step, seed).
+        """
+        held = self._held()
+        stored = self._rounded(noise) if noise and held.dtype != torch.float32 else self.values
+        flat = held.view(-1)
+        if self.index is None:
+            flat.copy_(stored)
+        else:
+            # index_copy_ takes no int32, and is still faster than index_put_ or scatter_ with one.
+            flat.index_copy_(0, self.index.long(), stored.to(held.dtype))
+
+    @torch.no_grad()
+    def stored(self) -> Tensor:
+        """Return the weight's masked coordinates as they are stored: a copy of (k,), in its dtype."""
+        return self._masked(self._held()).clone()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take the values anew from the weight, after someone else has written to it."""
-        self.values.copy_(self._masked(self.weight.detach()))
+        self.values.copy_(self._masked(self._held()))
+
+    def _rounded(self, noise: tuple[int, int]) -> Tensor:
+        size = self.values.numel()
+        local = torch.arange(size, device=self.values.device) if self.index is None else self.index
+        positions = self.part.flat_positions(local.long())
+        uniform = uniform_at(positions, self.name, *noise)
+        return round_stochastically(self.values, self.weight.dtype, uniform)
+
+    def _held(self) -> Tensor:
+        """The weight's own memory in this process; FSDP2 may move it, so it is asked each time."""
+        return local_tensor(self.weight.detach())
 
     def _masked(self, dense: Tensor) -> Tensor:
-        """The masked coordinates of a dense tensor: (k,), a copy in its dtype."""
-        return dense.reshape(-1).index_select(0, self.index)
+        """The masked coordinates of a dense local tensor: (k,), in its dtype; a copy, or all of it."""
+        flat = dense.reshape(-1)
+        return flat if self.index is None else flat.index_select(0, self.index)
 
-    @staticmethod
-    def _positions(chosen: Tensor) -> Tensor:
-        """Flat positions of (k,); int32 where that reaches, to halve the index."""
-        positions = torch.nonzero(chosen.reshape(-1)).view(-1)
-        return positions.to(torch.int32) if chosen.numel() < 2**31 else positions
+
+def _positions(chosen: Tensor) -> Tensor:
+    """Flat positions of (k,); int32 where that reaches, to halve the index."""
+    positions = torch.nonzero(chosen.reshape(-1)).view(-1)
+    return positions.to(torch.int32) if chosen.numel() < 2**31 else positions
+
+
+def _places(chosen: Tensor, part: LocalPart) -> slice | Tensor:
+    """Where the chosen coordinates of this process stand among all chosen ones."""
+    if part.whole or part.by_rows:
+        before = int(chosen[: part.region[0].start].count_nonzero()) if chosen.dim() else 0
+        return slice(before, before + int(part.of(chosen).count_nonzero()))
+    ranks = (chosen.reshape(-1).cumsum(0) - 1).view(chosen.shape)
+    return part.of(ranks)[part.of(chosen)]

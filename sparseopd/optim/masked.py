@@ -8,7 +8,9 @@ back in the weight's dtype. Decay, momentum and clipping cannot leak: nothing el
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +18,13 @@ from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError, TrainingError
 from sparseopd.masks.mask import Mask
-from sparseopd.optim.compact import CompactParameter
-from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
+from sparseopd.optim import state
+from sparseopd.optim.attach import attach
+from sparseopd.optim.build import checkpoint_names, compact_parameters, unwrapped
+from sparseopd.optim.groups import split
+from sparseopd.optim.replicas import Replicas, refuse_unsupported, world_size
+from sparseopd.optim.shards import DTensor, summed_over_shards
+from sparseopd.optim.telemetry import StepWatch, moments
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
@@ -28,8 +35,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
         optimizer.clip_grad_norm_(1.0)     # the norm over the k-vector
         optimizer.step()                   # also consumes the gradients, like zero_grad()
 
-    Parameters without a masked coordinate stop requiring gradients; `close` undoes that and removes
-    the hooks. `param_groups` are the inner optimizer's, so learning-rate schedulers work as ever.
+    Parameters without a masked coordinate stop requiring gradients; `close`, or the end of the
+    optimizer's life, undoes that and removes the hooks. `param_groups` are the inner optimizer's, so
+    learning-rate schedulers and `GradScaler` work as ever. Several processes: build it from the plain
+    model, before DDP wraps it, or after FSDP2's `fully_shard`.
     """
 
     def __init__(
@@ -38,7 +47,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
         mask: Mask,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         *,
+        groups: Sequence[Mapping[str, Any]] = (),
         max_grad_norm: float | None = None,
+        track_full_norm: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        telemetry_every: int = 0,
         **settings: Any,
     ) -> None:
         """Build the k-vectors from the model's weights.
@@ -46,31 +60,54 @@ class MaskedOptimizer(torch.optim.Optimizer):
         Args:
             model: on its final device; its weights may be fp32, bf16 or fp16.
             mask: keyed by checkpoint names; every name must belong to a parameter of the model.
-            optimizer: a torch optimizer class, called with the k-vectors and `settings`.
+            optimizer: an optimizer class of torch or bitsandbytes, called with the k-vectors and
+                `settings`.
+            groups: settings for some parameters by name, `[{"match": ["*norm*"], "weight_decay": 0}]`;
+                the first group that matches counts.
             max_grad_norm: clip inside every `step`, for trainers that only clip dense gradients.
+            track_full_norm: also take the norm of the whole dense gradient, `full_grad_norm`.
+            stochastic_rounding: round the values at random where a weight is bf16 or fp16, by `seed`.
+            telemetry_every: steps between two measurements of `telemetry`; 0 for none.
 
-        Raises `MaskMismatchError` for a mask of another model, `OptimizerError` for an empty mask or a
-        weight that cannot be trained in place.
+        Raises `MaskMismatchError` for a mask of another model; `OptimizerError` for an empty mask, a
+        weight that cannot be trained in place, an optimizer that cannot train vectors, or a way of
+        spreading the model over processes that is not supported.
         """
-        self._mask_digest = mask.digest()
-        self.max_grad_norm = max_grad_norm
-        self.grad_norm: Tensor | None = None  # over the k-vector, before clipping, of the last step
-        self._required = {name: weight.requires_grad for name, weight in model.named_parameters()}
-        self._parameters = dict(model.named_parameters())
-        self._compact = _compact_parameters(model, mask)
-        self._hooks = [
-            compact.weight.register_post_accumulate_grad_hook(
-                lambda _, owner=compact: owner.gather()
-            )
-            for compact in self._compact.values()
-        ]
-        self.inner = optimizer([compact.values for compact in self._compact.values()], **settings)
+        refuse_unsupported(model)
+        plain = unwrapped(model)
+        refuse_unsupported(plain)
+        self._digest = mask.digest()
+        self._compact = compact_parameters(plain, mask)
+        compacts = list(self._compact.values())
+        self.inner = _inner_optimizer(optimizer, self._groups(plain, groups), settings)
+        self._sharded = any(isinstance(compact.weight, DTensor) for compact in compacts)
+        self._replicas: Replicas | None = None
+        if world_size() > 1 and not self._sharded:
+            if track_full_norm:
+                raise OptimizerError(
+                    "track_full_norm needs whole gradients, which data-parallel processes never "
+                    "exchange: leave it off"
+                )
+            self._replicas = Replicas(model, compacts, self._digest)
+        self.max_grad_norm, self._noise_seed = max_grad_norm, seed if stochastic_rounding else None
+        self.grad_norm: Tensor | None = None
+        """Norm over the k-vector in the last step, before clipping; a scalar tensor."""
+        self.full_grad_norm: Tensor | None = None
+        """Norm over all coordinates of the masked parameters in the last step, where it was asked for.
+        NaN if several backward passes led to the step, since no dense gradient was kept to add up."""
+        self.telemetry: dict[str, float] = {}
+        """The last measurement: `step`, and what `sparseopd.optim.telemetry` describes."""
+        self._telemetry_every, self._steps, self._clipped = telemetry_every, 0, False
+        self._start = {n: c.stored().cpu() for n, c in self._compact.items() if telemetry_every}
         super().__init__(self.inner.param_groups, self.inner.defaults)
-        self.param_groups = self.inner.param_groups  # the same list: schedulers write to both
-        self.state = self.inner.state
+        self._adopt_inner()
+        after = self._replicas.after_gather if self._replicas else None
+        undo = attach(plain, compacts, measure=track_full_norm, after_gather=after)
+        self._detach = weakref.finalize(self, _undo, undo, self._replicas)
+        self._detach.atexit = False
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the k-vectors, each (k_i,) in fp32, for `torch.nn.utils.clip_grad_norm_`."""
+        """Iterate over the k-vectors, each (k_i,) in fp32."""
         return (compact.values for compact in self._compact.values())
 
     def named_values(self) -> dict[str, Tensor]:
@@ -78,17 +115,32 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return {name: compact.values.detach() for name, compact in self._compact.items()}
 
     def numel(self) -> int:
-        """Return k, the number of trained coordinates."""
+        """Return k, the number of trained coordinates in this process."""
         return sum(compact.values.numel() for compact in self._compact.values())
+
+    def memory(self) -> dict[str, int]:
+        """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
+        compacts = self._compact.values()
+        tensors = [t for own in self.inner.state.values() for t in own.values()]
+        unique = {t.data_ptr(): t.nbytes for t in tensors if isinstance(t, Tensor)}
+        return {
+            "masters": sum(compact.values.nbytes for compact in compacts),
+            "index": sum(compact.index.nbytes for compact in compacts if compact.index is not None),
+            "state": sum(unique.values()),
+        }
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scale the gathered gradients to at most `max_norm`; return their norm before that.
 
-        The norm is over the k masked coordinates, which is smaller than the full gradient's: the
-        same `max_norm` clips a masked run less often than a full one.
+        The norm is over the k masked coordinates, in all processes, and is smaller than the full
+        gradient's: the same `max_norm` clips a masked run less often than a full one.
         """
-        return nn.utils.clip_grad_norm_(list(self.parameters()), max_norm)
+        norm = self._total_norm()
+        if not self._clipped:
+            self.grad_norm, self._clipped = norm, True
+        nn.utils.clip_grads_with_norm_(list(self.parameters()), max_norm, norm)
+        return norm
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -101,89 +153,161 @@ class MaskedOptimizer(torch.optim.Optimizer):
             raise OptimizerError(
                 "MaskedOptimizer takes no closure: call backward() first, then step()"
             )
-        self._check_finite()
         if self.max_grad_norm is not None:
-            self.grad_norm = self.clip_grad_norm_(self.max_grad_norm)
+            norm = self.clip_grad_norm_(self.max_grad_norm)
+        else:
+            norm = self._total_norm()
+            self.grad_norm = self.grad_norm if self._clipped else norm
+        self._require_finite(norm)
+        self._steps += 1
+        due = self._telemetry_every and self._steps % self._telemetry_every == 0
+        watch = StepWatch(list(self._compact.values()), self._start) if due else None
         self.inner.step()
+        noise = None if self._noise_seed is None else (self._steps, self._noise_seed)
         for compact in self._compact.values():
-            compact.write_back()
+            if compact.values.grad is not None:
+                compact.write_back(noise=noise)
+        self.full_grad_norm = self._full_norm()
+        if watch is not None:
+            self.telemetry = {"step": self._steps, **self._measure(watch)}
         self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gathered gradients and any dense ones left on masked parameters."""
-        self.inner.zero_grad(set_to_none)
         for compact in self._compact.values():
-            compact.weight.grad = None
+            compact.drop()
+        self._clipped = False
+        if self._replicas is not None:
+            self._replicas.settled = False
 
     def refresh(self) -> None:
         """Take the k values anew from the weights, after `load_state_dict` on the model."""
         for compact in self._compact.values():
             compact.refresh()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse: the mask says what is trained. Raises `OptimizerError`."""
+        if hasattr(self, "_detach"):  # torch adds the first groups while it is built
+            raise OptimizerError(
+                "MaskedOptimizer trains what its mask covers: build it with groups=[…] instead of "
+                "adding a parameter group"
+            )
+        super().add_param_group(param_group)
+
     def close(self) -> None:
         """Remove the hooks and let parameters require gradients as they did before."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        for name, weight in self._parameters.items():
-            weight.requires_grad_(self._required[name])
+        self._detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the inner optimizer's state, the fp32 masters by name and the mask's digest."""
+        """Return state, fp32 masters and settings by parameter name, with the mask's digest.
+
+        Of shards every process must call it, and gets the whole (`sparseopd.optim.state`).
+        """
+        collected = state.collect(self.inner, self._compact, sharded=self._sharded)
         return {
-            "inner": self.inner.state_dict(),
-            "masters": self.named_values(),
-            "mask": self._mask_digest,
+            "format": state.FORMAT,
+            "mask": self._digest,
+            "steps": self._steps,
+            **collected,
         }
 
-    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises `OptimizerError` if it is another mask's."""
-        if state_dict.get("mask") != self._mask_digest:
+        """Restore what `state_dict` returned, in whatever process, order or number of processes.
+
+        The weights are not touched: load their checkpoint as well. Raises `OptimizerError` if the
+        state is another mask's, or no masked optimizer's.
+        """
+        if state_dict.get("format") != state.FORMAT or "mask" not in state_dict:
+            raise OptimizerError(
+                "this is not the state of a MaskedOptimizer of this version: resume with the file it wrote"
+            )
+        if state_dict["mask"] != self._digest:
             raise OptimizerError(
                 "this optimizer state belongs to another mask: resume with the mask it was saved under"
             )
-        self.inner.load_state_dict(state_dict["inner"])
-        for name, master in state_dict["masters"].items():
-            self._compact[name].values.copy_(master)
+        state.restore(self.inner, self._compact, state_dict, sharded=self._sharded)
+        self._steps = state_dict["steps"]
+        self._adopt_inner()
+
+    def _groups(
+        self, model: nn.Module, groups: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
+        members = [
+            ([self._compact[name].values for name in names if name in self._compact], settings)
+            for names, settings in split(known, groups)
+        ]
+        return [{"params": values, **settings} for values, settings in members if values]
+
+    def _adopt_inner(self) -> None:
+        # The same objects: schedulers write to these groups, and `load_state_dict` replaces both.
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
-    def _check_finite(self) -> None:
-        # One value a tensor, moved together: a sum is finite only if all it adds up is.
-        sums = [c.values.grad.sum() for c in self._compact.values() if c.values.grad is not None]
-        if not sums or bool(torch.isfinite(torch.stack(sums)).all()):
+    def _total_norm(self) -> Tensor:
+        if self._replicas is not None:
+            self._replicas.average()
+        owned = [c for c in self._compact.values() if c.part.first_copy or not self._sharded]
+        grads = [c.values.grad for c in owned if c.values.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        return summed_over_shards(norm.square()).sqrt() if self._sharded else norm
+
+    def _require_finite(self, norm: Tensor) -> None:
+        if bool(norm.isfinite()):
             return
         for name, compact in self._compact.items():
             grad = compact.values.grad
-            if grad is not None and not torch.isfinite(grad).all():
+            if grad is not None and not grad.isfinite().all():
                 raise TrainingError(
                     f"the gradient of {name} is not finite: no weight was changed; lower the learning "
                     "rate, or look at the batch"
                 )
-
-
-def _compact_parameters(model: nn.Module, mask: Mask) -> dict[str, CompactParameter]:
-    """Build the k-vectors, and switch gradients off where the mask is empty."""
-    parameters = dict(model.named_parameters())
-    shapes = {
-        piece: tensor.shape
-        for name, weight in parameters.items()
-        for piece, tensor in checkpoint_pieces(
-            model, name, torch.empty(weight.shape, device="meta")
-        ).items()
-    }
-    mask.verify_shapes(shapes, f"the {type(model).__name__}")
-    if not mask.count():
-        raise OptimizerError("the mask is empty: nothing would be trained")
-    compact = {}
-    for name, weight in parameters.items():
-        chosen = gather_positions(
-            model,
-            name,
-            weight.shape,
-            lambda piece: mask[piece] if piece in mask and mask.count(piece) else None,
+        where = "in another process" if self._sharded else "too large to square in fp32"
+        raise TrainingError(
+            f"the gradient is not finite or {where}: no weight was changed; lower the learning rate"
         )
-        weight.requires_grad_(bool(chosen.any()))
-        if weight.requires_grad:
-            compact[name] = CompactParameter(name, weight, chosen)
-    return compact
+
+    def _full_norm(self) -> Tensor | None:
+        norms = [c.norms for c in self._compact.values() if c.norms is not None]
+        if not norms or self.grad_norm is None:
+            return None
+        full, masked = torch.stack(norms).square().sum(0)
+        if self._sharded:
+            full, masked = summed_over_shards(torch.stack([full, masked]))
+        # Through the ratio, so that a loss scale (GradScaler), still in both, drops out.
+        return self.grad_norm * (full / masked).sqrt() if masked else full.sqrt()
+
+    def _measure(self, watch: StepWatch) -> dict[str, float]:
+        summed = summed_over_shards if self._sharded else lambda sums: sums
+        owned = [c.values for c in self._compact.values() if c.part.first_copy]
+        norms = {"grad_norm": float(self.grad_norm)} if self.grad_norm is not None else {}
+        if self.full_grad_norm is not None:
+            norms["full_grad_norm"] = float(self.full_grad_norm)
+        return {**norms, **moments(self.inner.state, owned, summed), **watch.measure(summed)}
+
+
+def _undo(undo: Callable[[], None], replicas: Replicas | None) -> None:
+    undo()
+    if replicas is not None:
+        replicas.close()
+
+
+def _inner_optimizer(
+    kind: Callable[..., torch.optim.Optimizer],
+    groups: list[dict[str, Any]],
+    settings: dict[str, Any],
+) -> torch.optim.Optimizer:
+    """Build the optimizer of the k-vectors. Raises `OptimizerError` for one that cannot train them."""
+    called = getattr(kind, "__name__", str(kind))
+    try:
+        inner = kind(groups, **settings)
+    except (TypeError, ValueError) as error:
+        raise OptimizerError(f"{called} cannot be built over k-vectors: {error}") from error
+    closure = inspect.signature(inner.step).parameters.get("closure")
+    if closure is None or closure.default is inspect.Parameter.empty:
+        raise OptimizerError(
+            f"{called} evaluates the loss itself (a closure), which a masked optimizer cannot offer: "
+            "use a first-order one such as AdamW or SGD"
+        )
+    if isinstance(inner, torch.optim.SparseAdam):
+        raise OptimizerError("SparseAdam wants sparse gradients, and k-vectors are dense: use Adam")
+    return inner
