@@ -118,6 +118,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
         """Return k, the number of trained coordinates in this process."""
         return sum(compact.values.numel() for compact in self._compact.values())
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of gradient this process has given to data-parallel averages so far."""
+        return self._replicas.bytes_sent if self._replicas is not None else 0
+
     def memory(self) -> dict[str, int]:
         """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
         compacts = self._compact.values()

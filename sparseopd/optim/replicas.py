@@ -161,10 +161,12 @@ def _require_alike(model: nn.Module, digest: str) -> None:
     everyone = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(everyone, mine)
     for rank, other in enumerate(everyone):
-        for what, one, two in zip(("weights", "mask"), mine.tolist(), other.tolist(), strict=True):
+        for what, one, two in zip(
+            ("other weights", "another mask"), mine.tolist(), other.tolist(), strict=True
+        ):
             if one != two:
                 raise OptimizerError(
-                    f"process {rank} has another {what} than process {dist.get_rank()}: load the same "
+                    f"process {rank} has {what} than process {dist.get_rank()}: load the same "
                     "checkpoint and mask in every process"
                 )
 

@@ -1,0 +1,239 @@
+"""Run by `accelerate launch` in several processes: trains, and leaves what rank 0 sees on disk.
+
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 tests/optim/processes.py FOLDER
+
+The same functions run in one process give what the results are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the launcher starts it as a bare file
+
+from sparseopd import Mask, MaskedOptimizer
+from sparseopd.errors import OptimizerError
+from tests.conftest import SIZES
+
+STEPS, BATCH = 4, 4
+# Odd sizes, so that two shards of a tensor differ.
+UNEVEN = {**SIZES, "vocab_size": 41, "intermediate_size": 49}
+
+
+def make_model() -> Qwen3ForCausalLM:
+    """A tiny Qwen3 whose rows do not divide by two."""
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**UNEVEN, tie_word_embeddings=True))
+
+
+def make_mask(model: nn.Module) -> Mask:
+    """A fifth of all coordinates; a norm and the last rows of a matrix alone; one tensor whole."""
+    generator = torch.Generator().manual_seed(1)
+    chosen = {
+        name: torch.rand(weight.shape, generator=generator) < 0.2
+        for name, weight in model.named_parameters()
+    }
+    first = "model.layers.0.mlp.down_proj.weight"
+    chosen[first][: len(chosen[first]) // 2] = False  # nothing for the first of two processes
+    chosen["model.layers.0.input_layernorm.weight"][:] = True
+    chosen["model.layers.1.self_attn.q_proj.weight"][:] = False
+    return Mask.from_tensors(chosen)
+
+
+def batches(rank: int, world: int) -> Iterator[Tensor]:
+    """This process' part of the batches: tokens (BATCH / world, 8) at a time."""
+    generator = torch.Generator().manual_seed(2)
+    while True:
+        yield torch.randint(0, 41, (BATCH, 8), generator=generator)[rank::world]
+
+
+def build(model: nn.Module, mask: Mask, **more: Any) -> MaskedOptimizer:
+    """The optimizer of every run here."""
+    return MaskedOptimizer(
+        model, mask, torch.optim.AdamW, lr=1e-2, weight_decay=0.1, max_grad_norm=0.5, **more
+    )
+
+
+def train(
+    model: nn.Module,
+    optimizer: MaskedOptimizer,
+    data: Iterator[Tensor],
+    steps: int = STEPS,
+    hold: Callable[[int], Any] = lambda part: nullcontext(),
+) -> list[float]:
+    """Two backward passes a step; `hold(part)` wraps each. Returns the norms of the gradients."""
+    norms = []
+    for _ in range(steps):
+        for part in (0, 1):
+            with hold(part):
+                tokens = next(data)
+                (model(input_ids=tokens, labels=tokens).loss / 2).backward()
+        optimizer.step()
+        assert optimizer.grad_norm is not None
+        norms.append(float(optimizer.grad_norm))
+    return norms
+
+
+def whole(model: nn.Module) -> dict[str, Tensor]:
+    """The weights, put together from their shards."""
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().clone()
+        for name, weight in model.named_parameters()
+    }
+
+
+def sharded(model: Qwen3ForCausalLM, *size: int, columns: bool = False) -> Qwen3ForCausalLM:
+    """The model under FSDP2 over a mesh of the given size; cut by columns where those are even."""
+
+    def place(weight: nn.Parameter) -> Shard | None:
+        return Shard(1) if columns and weight.dim() > 1 and weight.shape[1] % 2 == 0 else None
+
+    mesh = init_device_mesh("cpu", size, mesh_dim_names=("copies", "shards")[-len(size) :])
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, shard_placement_fn=place)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=place)
+
+
+def run_ddp(results: dict[str, Any], folder: Path) -> None:
+    """DDP with accumulation under no_sync, and what it sent."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = make_model()
+    optimizer = build(model, make_mask(model), telemetry_every=STEPS)
+    wrapped = DistributedDataParallel(model)
+    hold = lambda part: wrapped.no_sync() if part == 0 else nullcontext()  # noqa: E731
+    results["ddp_norms"] = train(wrapped, optimizer, batches(rank, world), hold=hold)
+    results["ddp_bytes"] = optimizer.bytes_sent
+    results["ddp_telemetry"] = optimizer.telemetry
+    everyone: list[Any] = [None] * world
+    dist.all_gather_object(
+        everyone, {name: w.numpy().tobytes() for name, w in whole(model).items()}
+    )
+    results["ddp_replicas_equal"] = all(other == everyone[0] for other in everyone)
+    results["ddp_errors"] = [
+        refusal(lambda: build(DistributedDataParallel(make_model()), make_mask(make_model()))),
+        refusal(lambda: build(shifted(rank), make_mask(make_model()))),
+    ]
+    if rank == 0:
+        torch.save(whole(model), folder / "ddp.pt")
+        torch.save(optimizer.state_dict(), folder / "ddp-state.pt")
+
+
+def shifted(rank: int) -> nn.Module:
+    """A model that one process has other weights of."""
+    model = make_model()
+    with torch.no_grad():
+        model.model.norm.weight.add_(rank)
+    return model
+
+
+def run_fsdp(results: dict[str, Any], folder: Path) -> None:
+    """FSDP2; its state after half the steps, and the run resumed from one process' state."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    mask = make_mask(make_model())
+    model = sharded(make_model(), world)
+    optimizer = build(model, mask, telemetry_every=STEPS)
+    results["fsdp_local_k"] = optimizer.numel()
+    data = batches(rank, world)
+    norms = train(model, optimizer, data, STEPS // 2)
+    half, half_weights = optimizer.state_dict(), whole(model)
+    results["fsdp_norms"] = norms + train(model, optimizer, data, STEPS - STEPS // 2)
+    results["fsdp_telemetry"] = optimizer.telemetry
+    weights = whole(model)
+    if rank == 0:
+        torch.save(weights, folder / "fsdp.pt")
+        torch.save({"state": half, "weights": half_weights}, folder / "fsdp-half.pt")
+    dist.barrier()  # the file is there for all
+    for name in ("fsdp-half.pt", "single-half.pt"):
+        results[name] = resume(torch.load(folder / name, weights_only=True), weights, rank, world)
+
+
+def resume(saved: dict[str, Any], expected: dict[str, Tensor], rank: int, world: int) -> float:
+    """Go on from a state in a new sharded model; the largest difference from `expected`."""
+    model = make_model()
+    model.load_state_dict(saved["weights"], strict=False)
+    optimizer = build(sharded(model, world), make_mask(make_model()))
+    optimizer.load_state_dict(saved["state"])
+    data = batches(rank, world)
+    for _ in range(2 * (STEPS // 2)):
+        next(data)
+    train(model, optimizer, data, STEPS - STEPS // 2)
+    found = whole(model)
+    return max(float((found[name] - expected[name]).abs().max()) for name in expected)
+
+
+def run_layouts(results: dict[str, Any], folder: Path) -> None:
+    """FSDP2 cut by columns, and with every shard held twice."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for label, size, columns in (("columns", (world,), True), ("copies", (world, 1), False)):
+        model = sharded(make_model(), *size, columns=columns)
+        optimizer = build(model, make_mask(make_model()), telemetry_every=1)
+        results[f"{label}_norms"] = train(model, optimizer, batches(rank, world))
+        results[f"{label}_telemetry"] = optimizer.telemetry
+        saved = {"weights": whole(model), "state": optimizer.state_dict()}
+        if rank == 0:
+            torch.save(saved, folder / f"{label}.pt")
+
+
+def run_accelerate(results: dict[str, Any], folder: Path) -> None:
+    """Accelerate's loop: `prepare`, `accumulate`, and stochastic rounding of bf16 weights."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = make_model()
+    optimizer = build(model, make_mask(model), seed=3, stochastic_rounding=True)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    results["accelerate_kind"] = type(wrapped).__name__
+    data = batches(accelerator.process_index, accelerator.num_processes)
+    for _ in range(2 * STEPS):
+        with accelerator.accumulate(wrapped):
+            tokens = next(data)
+            accelerator.backward(wrapped(input_ids=tokens, labels=tokens).loss)
+            prepared.step()
+            prepared.zero_grad()
+    results["accelerate_bytes"] = optimizer.bytes_sent
+    if accelerator.is_main_process:
+        torch.save(whole(model), folder / "accelerate.pt")
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """The sentence an action is refused with."""
+    try:
+        action()
+    except OptimizerError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def main(folder: Path) -> None:
+    """Run everything and write what was found."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    results: dict[str, Any] = {}
+    run_ddp(results, folder)
+    run_fsdp(results, folder)
+    run_layouts(results, folder)
+    run_accelerate(results, folder)
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, results)
+    if dist.get_rank() == 0:
+        (folder / "results.json").write_text(json.dumps(everyone))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]))
