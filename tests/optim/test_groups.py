@@ -48,7 +48,7 @@ def test_a_checkpoint_name_of_a_merged_parameter_matches() -> None:
     model = make_moe()
     groups = [{"match": "*.experts.0.*", "lr": 1e-4}]
     optimizer = MaskedOptimizer(model, everything(model), groups=groups, lr=1e-2)
-    assert [len(group["params"]) for group in optimizer.param_groups][0] == 4  # two in each layer
+    assert len(optimizer.param_groups[0]["params"]) == 4  # two in each layer
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""What cannot be trained is refused in one sentence, at once, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3ForCausalLM
+
+from sparseopd import Mask, MaskedOptimizer
+from sparseopd.errors import MaskMismatchError, OptimizerError
+from sparseopd.masks import select
+from sparseopd.pairs import tiny
+from tests.optim.test_masked import backward, everything
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Stands for torch's FSDP1 wrapper, which needs a process group to be made."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def refused(model: nn.Module, mask: Mask, sentence: str, **settings: Any) -> None:
+    required = [weight.requires_grad for weight in model.parameters()]
+    with pytest.raises(OptimizerError, match=sentence):
+        MaskedOptimizer(model, mask, **settings)
+    assert [weight.requires_grad for weight in model.parameters()] == required
+    assert "zero_grad" not in model.__dict__
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_weights_are_refused_with_the_remedy(bits: int) -> None:
+    folder = tiny.folder("tiny-arithmetic") / "student"
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    quantized = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+    mask = select(plain, selector="random", density=0.1)
+    refused(quantized, mask, "load the model without quantization")
+
+
+def test_a_weight_quantized_by_hand_is_refused() -> None:
+    plain = nn.Sequential(nn.Linear(64, 64))
+    quantized = nn.Sequential(bitsandbytes.nn.Linear4bit(64, 64)).to("cpu")
+    quantized[0].weight = bitsandbytes.nn.Params4bit(plain[0].weight.data).to("cpu")
+    refused(quantized, everything(plain), r"0\.weight is a Params4bit|0\.weight is torch\.uint8")
+
+
+def test_flattened_parameters_are_refused(qwen3: Qwen3ForCausalLM) -> None:
+    mask = everything(qwen3)
+    refused(FullyShardedDataParallel(qwen3), mask, "FSDP1 flattens parameters")
+
+
+def test_deepspeed_is_refused(qwen3: Qwen3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = everything(qwen3)
+    with monkeypatch.context() as launched:
+        launched.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        refused(qwen3, mask, "DeepSpeed replaces optimizer and gradients")
+    qwen3.model.norm.weight.ds_id = 3  # what ZeRO-3 marks its parameters with
+    refused(qwen3, mask, "ZeRO-3")
+
+
+def test_a_model_that_fsdp_will_shard_later_is_refused(
+    qwen3: Qwen3ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    refused(qwen3, everything(qwen3), "shard it first, model, _ = accelerator.prepare")
+
+
+def test_frozen_weights_are_refused(qwen3: Qwen3ForCausalLM) -> None:
+    qwen3.model.norm.weight.requires_grad_(False)
+    refused(qwen3, everything(qwen3), r"model\.norm\.weight is frozen")
+    rest = select(qwen3, selector="random", density=0.5, scope=["*.mlp.*"])
+    MaskedOptimizer(qwen3, rest).close()
+    assert not qwen3.model.norm.weight.requires_grad  # it was so before
+
+
+def test_weights_without_values_are_refused(qwen3: Qwen3ForCausalLM) -> None:
+    mask = everything(qwen3)
+    refused(qwen3.to("meta"), mask, "on the meta device")
+
+
+def test_masks_that_do_not_fit_are_refused(qwen3: Qwen3ForCausalLM) -> None:
+    full = everything(qwen3)
+    refused(qwen3, full - full, "the mask is empty")
+    with pytest.raises(MaskMismatchError, match="lacks"):
+        MaskedOptimizer(qwen3, Mask.from_tensors({"weight": torch.ones(2, dtype=torch.bool)}))
+
+
+def test_odd_memory_and_odd_gradients_are_refused() -> None:
+    model = nn.Sequential(nn.Embedding(8, 4, sparse=True))
+    optimizer = MaskedOptimizer(model, everything(model))
+    with pytest.raises(OptimizerError, match="build the embedding with sparse=False"):
+        model(torch.tensor([1])).sum().backward()
+    optimizer.close()
+    turned = nn.Module()
+    turned.weight = nn.Parameter(torch.randn(4, 5).T)
+    refused(turned, everything(turned), r"not contiguous in memory: call \.contiguous")
+
+
+def test_a_second_optimizer_waits_for_the_first_to_close(qwen3: Qwen3ForCausalLM) -> None:
+    mask = everything(qwen3)
+    first = MaskedOptimizer(qwen3, mask)
+    with pytest.raises(OptimizerError, match="has a MaskedOptimizer already: call its close"):
+        MaskedOptimizer(qwen3, mask)
+    first.close()
+    first.close()  # twice is once
+    MaskedOptimizer(qwen3, mask).close()
+    assert "zero_grad" not in qwen3.__dict__
+
+
+def test_an_optimizer_that_is_forgotten_lets_go(qwen3: Qwen3ForCausalLM) -> None:
+    mask = select(qwen3, selector="random", density=0.5, scope=["*.mlp.*"])
+    optimizer: Any = MaskedOptimizer(qwen3, mask)
+    del optimizer
+    gc.collect()
+    backward(qwen3, 0)
+    assert all(weight.grad is not None for weight in qwen3.parameters())
+    MaskedOptimizer(qwen3, mask)
+
+
+@pytest.mark.parametrize("drop", [lambda model, _: model.zero_grad(), lambda _, o: o.zero_grad()])
+def test_gradients_are_dropped_by_the_model_or_the_optimizer(
+    drop: Callable[[Any, Any], None], qwen3: Qwen3ForCausalLM
+) -> None:
+    clean = copy.deepcopy(qwen3)
+    models = [(qwen3, True), (clean, False)]
+    for model, spoiled in models:
+        optimizer = MaskedOptimizer(model, everything(model), lr=1e-2)
+        if spoiled:
+            backward(model, 5)
+            drop(model, optimizer)
+        backward(model, 0)
+        optimizer.step()
+    for one, other in zip(qwen3.parameters(), clean.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_copied_model_has_its_own_gradients(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(qwen3, everything(qwen3))
+    twin = copy.deepcopy(qwen3)
+    backward(qwen3, 0)
+    backward(twin, 0)
+    twin.zero_grad()
+    assert all(weight.grad is None for weight in twin.parameters())
+    assert all(values.grad is not None for values in optimizer.parameters())
+
+
+def test_a_state_of_something_else_is_refused(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(qwen3, everything(qwen3))
+    with pytest.raises(OptimizerError, match="not the state of a MaskedOptimizer"):
+        optimizer.load_state_dict(torch.optim.AdamW(qwen3.parameters()).state_dict())
+    saved = optimizer.state_dict()
+    saved["parameters"] = {"other.weight": saved["parameters"].popitem()[1]}
+    with pytest.raises(OptimizerError, match="differ in"):
+        optimizer.load_state_dict(saved)
