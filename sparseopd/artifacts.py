@@ -9,6 +9,7 @@
       stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
                           saliency/ the scores of the selector saliency
       checkpoint/         (train) the trained student, as `from_pretrained` loads it
+      started.json        (train, until it ends) its name; resume/ the last state to go on from
       scores.json         (evaluate) Scores; report.html beside it
 
 Files are written under a temporary name and renamed, so a name that exists holds a whole file.
@@ -106,6 +107,8 @@ class RunDir:
         self.stability = self.path / "stability.jsonl"
         self.saliency = self.path / "saliency"
         self.checkpoint = self.path / "checkpoint"
+        self.started = self.path / "started.json"
+        self.resume = self.path / "resume"
         self.scores = self.path / "scores.json"
         self.report = self.path / "report.html"
 

@@ -157,7 +157,10 @@ def discover(
 @app.command()
 def train(
     words: Words = None,
-    output: Output = ...,  # pyright: ignore  # typer's way to say "required"
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A new folder; not with --resume.", show_default=False),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="Train only these coordinates; without it, all.", show_default=False),
@@ -170,6 +173,10 @@ def train(
     data: Data = None,
     steps: Steps = None,
     seed: Seed = None,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Go on with the stopped run named first; see train.save_every."),
+    ] = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -181,15 +188,20 @@ def train(
         "train.steps": steps,
         "seed": seed,
     }
-    recipe = _recipe(words, given)
-    if dry_run:
-        return _print_recipe(recipe)
-    from sparseopd.distill import train as run_train
-    from sparseopd.masks import Mask
+    if resume:
+        run = _resume(words or [], [output, mask, name, *given.values()], dry_run)
+    else:
+        recipe = _recipe(words, given)
+        if dry_run:
+            return _print_recipe(recipe)
+        if output is None:
+            raise RequestError("give the new run a folder with -o")
+        from sparseopd.distill import train as run_train
+        from sparseopd.masks import Mask
 
-    loaded = Mask.load(mask) if mask else None
-    with live_progress() as progress:
-        run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
+        loaded = Mask.load(mask) if mask else None
+        with live_progress() as progress:
+            run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
     facts = run.read_facts()
     for note in facts.notes:
         say(note)
@@ -296,6 +308,18 @@ def _recipe(words: list[str] | None, given: dict[str, Any]) -> recipes.Recipe:
         *(f"{key}={value}" for key, value in given.items() if value is not None),
     ]
     return recipes.load(recipes.find(named[0]), settings) if named else recipes.build({}, settings)
+
+
+def _resume(words: list[str], given: list[Any], dry_run: bool) -> RunDir:
+    if len(words) != 1 or dry_run or any(value is not None for value in given):
+        raise RequestError(
+            "--resume goes on with a run as it was started: give its folder and nothing else, "
+            "sparseopd train RUN --resume"
+        )
+    from sparseopd.distill import resume as run_resume
+
+    with live_progress() as progress:
+        return run_resume(words[0], progress=progress)
 
 
 def _print_recipe(recipe: recipes.Recipe) -> None:

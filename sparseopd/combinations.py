@@ -8,6 +8,7 @@ from sparseopd.errors import MaskError, RecipeError
 from sparseopd.selection import DATA_FREE, check
 
 if TYPE_CHECKING:
+    from sparseopd.optimizer_settings import Optimizer
     from sparseopd.recipe import Discover, Recipe
 
 
@@ -20,26 +21,41 @@ def check_combinations(recipe: Recipe) -> None:
         raise RecipeError(
             f"objective.beta does nothing with objective.kind={objective.kind}: use jsd or drop it"
         )
-    if optimizer.momentum is not None and optimizer.name != "sgd":
+    _check_optimizer(optimizer)
+    if optimizer.stochastic_rounding and recipe.student.dtype == "float32":
         raise RecipeError(
-            f"optimizer.momentum does nothing with {optimizer.name}: use sgd or drop it"
-        )
-    if optimizer.betas is not None and optimizer.name == "sgd":
-        raise RecipeError("optimizer.betas does nothing with sgd: use adamw or drop it")
-    if optimizer.schedule == "constant" and optimizer.warmup_steps:
-        raise RecipeError(
-            "optimizer.warmup_steps does nothing with schedule constant: use constant_with_warmup"
+            "optimizer.stochastic_rounding does nothing with student.dtype float32, which holds what the "
+            "masters hold: set student.dtype to bfloat16 or drop it"
         )
     _check_discovery(recipe.discover)
-    if recipe.discover.saliency == "momentum" and optimizer.name == "sgd":
+    if recipe.discover.saliency == "momentum" and optimizer.name not in ("adamw", "adam"):
         raise RecipeError(
-            "discover.saliency=momentum needs second moments, which sgd lacks: use adamw"
+            "discover.saliency=momentum needs the moments of adamw or adam, and optimizer.name is "
+            f"{optimizer.name}"
         )
     if train.batch_size % (train.micro_batch_size or 1):
         raise RecipeError(
             f"train.micro_batch_size {train.micro_batch_size} does not divide "
             f"train.batch_size {train.batch_size}"
         )
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    if optimizer.momentum is not None and optimizer.name != "sgd":
+        raise RecipeError(
+            f"optimizer.momentum does nothing with {optimizer.name}: use sgd or drop it"
+        )
+    if optimizer.betas is not None and optimizer.name in ("sgd", "adafactor"):
+        raise RecipeError(f"optimizer.betas does nothing with {optimizer.name}: drop it")
+    if optimizer.schedule == "constant" and optimizer.warmup_steps:
+        raise RecipeError(
+            "optimizer.warmup_steps does nothing with schedule constant: use constant_with_warmup"
+        )
+    for place, group in enumerate(optimizer.groups):
+        if not group.match or (group.lr is None and group.weight_decay is None):
+            raise RecipeError(
+                f"optimizer.groups.{place} changes nothing: give it match, and lr or weight_decay"
+            )
 
 
 def _check_discovery(discover: Discover) -> None:

@@ -16,24 +16,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sparseopd.combinations import check_combinations
 from sparseopd.errors import RecipeError
-from sparseopd.ranges import (
-    Beta,
-    Confidence,
-    Count,
-    CountOrZero,
-    Dtype,
-    Fraction,
-    NotNegative,
-    Positive,
-    Seed,
-)
+from sparseopd.optimizer_settings import Optimizer
+from sparseopd.ranges import Confidence, Count, CountOrZero, Dtype, Fraction, Positive, Seed
 from sparseopd.selection import Selection
 
 BUNDLED_PREFIX = "bundled:"
@@ -101,25 +92,6 @@ class Rollout:
 
 
 @dataclass(kw_only=True)
-class Optimizer:
-    """The optimizer of full and masked runs alike; masked runs step on k-vectors."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: Positive = 1e-6
-    masked_lr: Positive | None = None
-    """Learning rate of masked runs: a sparse update wants a larger one. Default: `lr`."""
-    weight_decay: NotNegative = 0.0
-    betas: tuple[Beta, Beta] | None = None
-    """Only for adam and adamw; torch's default otherwise."""
-    momentum: NotNegative | None = None
-    """Only for sgd."""
-    max_grad_norm: NotNegative = 1.0
-    """Clips the gradient of whatever is trained (a masked run: the k-vector); 0 turns it off."""
-    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
-    warmup_steps: CountOrZero = 0
-
-
-@dataclass(kw_only=True)
 class Discover(Selection):
     """The short full run whose update becomes the mask; how it is chosen is a `Selection`."""
 
@@ -151,6 +123,9 @@ class Train:
     bf16: bool | None = None
     """Autocast to bfloat16. Default: on a GPU that has it, off on the CPU."""
     log_every: Count = 1
+    save_every: CountOrZero = 0
+    """Steps between two states that `train --resume` can go on from; 0 for none. Only the last is kept,
+    until the run has ended."""
     save_dtype: Literal["source", "float32"] = "source"
     """What the trained checkpoint is stored in: the source checkpoint's dtype, or the fp32 masters."""
 
@@ -287,6 +262,9 @@ def _check_keys(values: Any, kind: type, prefix: str) -> None:
             raise RecipeError(f"unknown recipe key {prefix}{key}: {hint}")
         if is_dataclass(types[key]):
             _check_keys(value, types[key], f"{prefix}{key}.")  # pyright: ignore[reportArgumentType]
+        for inner in filter(is_dataclass, get_args(types[key]) if isinstance(value, list) else ()):
+            for place, item in enumerate(value):
+                _check_keys(item, inner, f"{prefix}{key}.{place}.")  # pyright: ignore[reportArgumentType]
 
 
 def _sentence(error: ValidationError) -> str:

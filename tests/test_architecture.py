@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sparseopd"
 
 LEVELS = [
     {"errors", "ranges"},
-    {"selection"},
+    {"selection", "optimizer_settings"},
     {"recipe", "artifacts", "combinations"},
     {"pairs", "tasks"},
     {"masks"},

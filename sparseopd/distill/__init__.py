@@ -7,6 +7,6 @@ TRL's `DistillationTrainer` generates, scores and divides; `trainer.py` adds wha
 """
 
 from sparseopd.distill.discover import discover
-from sparseopd.distill.train import train
+from sparseopd.distill.train import resume, train
 
-__all__ = ["discover", "train"]
+__all__ = ["discover", "resume", "train"]

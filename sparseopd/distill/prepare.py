@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -38,8 +39,11 @@ class Prepared:
     """What was done to make them fit, in sentences."""
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Load processors, prompts and models. Raises a `RequestError` with one sentence."""
+def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
+    """Load processors, prompts and models. Raises a `RequestError` with one sentence.
+
+    `weights` is the folder of a checkpoint of this student to start from, in place of the source.
+    """
     check_device(recipe)
     processor = load_processor(recipe.student)
     check_vocabulary(processor, load_processor(recipe.teacher))
@@ -50,7 +54,10 @@ def prepare(recipe: Recipe) -> Prepared:
             f"{recipe.data.train} has {len(prompts.train)} training prompts, fewer than "
             f"train.batch_size {recipe.train.batch_size}: lower train.batch_size"
         )
-    student, teacher = load_model(recipe.student), load_model(recipe.teacher)
+    start = recipe.student
+    if weights is not None:
+        start = replace(start, path=str(weights), revision=None)
+    student, teacher = load_model(start), load_model(recipe.teacher)
     dropped = match_teacher(student, teacher)
     notes = [f"the teacher's {dropped} padding rows beyond the student's vocabulary were left out"]
     stored = _stored_dtype(recipe)

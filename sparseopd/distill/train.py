@@ -1,6 +1,7 @@
 """`train`: OPD from the source weights, in full or only at a mask's coordinates.
 
     sparseopd train RECIPE [--mask RUN/mask.safetensors] -o RUN2
+    sparseopd train RUN2 --resume
 
 A masked run starts from the source again (weights, optimizer, schedule), trains k-vectors only, and
 ends by comparing the written checkpoint with the source: every coordinate off the mask must have its
@@ -12,12 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from sparseopd import recipe as recipes
 from sparseopd.artifacts import Progress, RunDir
 from sparseopd.distill.checkpoint import (
     changed_off_mask,
@@ -26,15 +27,14 @@ from sparseopd.distill.checkpoint import (
     save_checkpoint,
 )
 from sparseopd.distill.facts import record, write_recipe
+from sparseopd.distill.optimizer import build_optimizer, learning_rate
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
+from sparseopd.distill.resume import find_stopped, forget, mark_started, trim_metrics
 from sparseopd.distill.trainer import RunLog, make_trainer
 from sparseopd.errors import MaskError, TrainingError
 from sparseopd.masks import Mask
-from sparseopd.optim import MaskedOptimizer
 from sparseopd.pairs import load_model, local_folder
-from sparseopd.recipe import Optimizer, Recipe
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+from sparseopd.recipe import Recipe
 
 
 def train(
@@ -61,9 +61,43 @@ def train(
     write_recipe(run, recipe)
     if mask is not None:
         mask.save(run.mask)
-    log = run_training(
-        recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train", progress=progress
+    mark_started(run, name)
+    return _train_and_record(recipe, prepared, run, mask, name, started, progress)
+
+
+def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
+    """Go on with a training run that stopped, from the last state it kept (`train.save_every`).
+
+    It ends in the same bits as if it had never stopped. Raises `RunFolderError` if there is nothing to
+    go on from, otherwise as `train`.
+    """
+    started = time.monotonic()
+    run = RunDir(folder)
+    stopped = find_stopped(run)
+    recipe = recipes.load(run.recipe)
+    mask = Mask.load(run.mask) if run.mask.exists() else None
+    prepared = prepare(recipe, stopped.checkpoint)
+    trim_metrics(run, stopped.step)
+    prepared.notes.append(f"resumed after step {stopped.step}")
+    return _train_and_record(
+        recipe, prepared, run, mask, stopped.name, started, progress, stopped.checkpoint
     )
+
+
+def _train_and_record(
+    recipe: Recipe,
+    prepared: Prepared,
+    run: RunDir,
+    mask: Mask | None,
+    name: str | None,
+    started: float,
+    progress: Progress | None,
+    checkpoint: Path | None = None,
+) -> RunDir:
+    log = run_training(
+        recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train",
+        progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
     save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
     if mask is not None:
         _check_off_mask(recipe, prepared, run, mask)
@@ -76,9 +110,10 @@ def train(
         lr=learning_rate(recipe.optimizer, masked=mask is not None),
         seconds=time.monotonic() - started,
         mask=mask,
-        final=log.last,
+        final=log.last or run.read_metrics()[-1],
         notes=prepared.notes,
     )
+    forget(run)
     return run
 
 
@@ -92,13 +127,17 @@ def run_training(
     stage: str,
     progress: Progress | None,
     callbacks: Sequence[TrainerCallback] = (),
+    checkpoint: Path | None = None,
 ) -> RunLog:
-    """Train `prepared.student` in place for `steps` updates; return the log with its last line."""
+    """Train `prepared.student` in place for `steps` updates; return the log with its last line.
+
+    `checkpoint` is the state to go on from.
+    """
     log = RunLog(run.metrics, stage, progress)
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(recipe.optimizer, model, mask)
-        log.optimizer = optimizer if isinstance(optimizer, MaskedOptimizer) else None
+        optimizer = build_optimizer(recipe, model, mask)
+        log.watch(optimizer, recipe.optimizer.telemetry_every)
         return optimizer
 
     trainer = make_trainer(
@@ -111,33 +150,10 @@ def run_training(
         build_optimizer=build,
         clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
         callbacks=[log, *callbacks],
-        folder=run.path,
+        folder=run.resume if recipe.train.save_every else run.path,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return log
-
-
-def build_optimizer(
-    settings: Optimizer, model: nn.Module, mask: Mask | None
-) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer over the whole model, or over the mask's k-vectors."""
-    kind = OPTIMIZERS[settings.name]
-    options: dict[str, Any] = {"weight_decay": settings.weight_decay}
-    options["lr"] = learning_rate(settings, masked=mask is not None)
-    if settings.betas is not None:
-        options["betas"] = settings.betas
-    if settings.momentum is not None:
-        options["momentum"] = settings.momentum
-    if mask is None:
-        return kind(model.parameters(), **options)
-    return MaskedOptimizer(
-        model, mask, kind, max_grad_norm=settings.max_grad_norm or None, **options
-    )
-
-
-def learning_rate(settings: Optimizer, *, masked: bool) -> float:
-    """Return the learning rate of a full or of a masked run."""
-    return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
 
 
 def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:

@@ -20,6 +20,7 @@ from sparseopd.artifacts import Progress
 from sparseopd.distill.objectives import beta
 from sparseopd.errors import TrainingError
 from sparseopd.optim import MaskedOptimizer
+from sparseopd.optim.telemetry import watch_moments
 from sparseopd.pairs.loading import Processor, pick_device
 from sparseopd.recipe import Recipe
 
@@ -60,10 +61,21 @@ class RunLog(TrainerCallback):
         self.step = 0
         self.last: dict[str, Any] = {}
         self.optimizer: MaskedOptimizer | None = None
+        self.telemetry: dict[str, float] = {}
+        """The last measurement that has not been written yet."""
+
+    def watch(self, optimizer: torch.optim.Optimizer, every: int) -> None:
+        """Take the norm of masked gradients, and telemetry every so many steps, from `optimizer`."""
+        if isinstance(optimizer, MaskedOptimizer):
+            self.optimizer = optimizer
+        elif every:
+            watch_moments(optimizer, every, self._keep)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report that a step is done."""
         self.step = state.global_step
+        if self.optimizer is not None and self.optimizer.telemetry.get("step") == self.step:
+            self.telemetry = self.optimizer.telemetry
         if self._progress is not None:
             self._progress(self._stage, state.global_step, state.max_steps)
 
@@ -74,9 +86,14 @@ class RunLog(TrainerCallback):
         row = {"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}}
         if self.optimizer is not None and self.optimizer.grad_norm is not None:
             row["grad_norm"] = float(self.optimizer.grad_norm)
+        if self.telemetry:
+            row["telemetry"], self.telemetry = self.telemetry, {}
         self.last = row
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _keep(self, found: dict[str, float]) -> None:
+        self.telemetry = {"step": self.step + 1, **found}
 
 
 def make_trainer(
@@ -94,8 +111,8 @@ def make_trainer(
 ) -> OPDTrainer:
     """Translate a recipe into TRL's configuration.
 
-    `clip` is the norm to which `Trainer` clips dense gradients, 0 for none. Nothing is written to
-    `folder` by the trainer itself.
+    `clip` is the norm to which `Trainer` clips dense gradients, 0 for none. The trainer writes to
+    `folder` only what `train.save_every` asks for: the last state to resume from.
     """
     train, rollout = recipe.train, recipe.rollout
     micro = train.micro_batch_size or train.batch_size
@@ -120,7 +137,9 @@ def make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
         logging_steps=train.log_every,
-        save_strategy="no",
+        save_strategy="steps" if train.save_every else "no",
+        save_steps=train.save_every or 1,
+        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
     )

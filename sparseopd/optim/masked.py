@@ -208,7 +208,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
         Of shards every process must call it, and gets the whole (`sparseopd.optim.state`).
         """
-        collected = state.collect(self.inner, self._compact, sharded=self._sharded)
+        collected = state.collect(self.inner, self._compact, self._start, sharded=self._sharded)
         return {
             "format": state.FORMAT,
             "mask": self._digest,
@@ -230,7 +230,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
             raise OptimizerError(
                 "this optimizer state belongs to another mask: resume with the mask it was saved under"
             )
-        state.restore(self.inner, self._compact, state_dict, sharded=self._sharded)
+        state.restore(self.inner, self._compact, self._start, state_dict, sharded=self._sharded)
         self._steps = state_dict["steps"]
         self._adopt_inner()
 

@@ -1,7 +1,8 @@
 """Optimizer state by parameter name: saved whole, read by any process, order or world size.
 
     {"format": 1, "mask": digest, "steps": n,
-     "parameters": {name: {"values": fp32 (k,), "state": {"exp_avg": (k,), "step": (), …}}},
+     "parameters": {name: {"values": fp32 (k,), "state": {"exp_avg": (k,), "step": (), …},
+                           "start": (k,) as stored when training began, where telemetry is on}},
      "groups": [{"names": [name, …], "lr": …, …}]}
 
 Of a sharded weight the vectors are put together from all processes, in the order of the whole mask,
@@ -10,7 +11,7 @@ so that another number of processes can cut them anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -25,7 +26,11 @@ FORMAT = 1
 
 
 def collect(
-    inner: torch.optim.Optimizer, compacts: Mapping[str, CompactParameter], *, sharded: bool
+    inner: torch.optim.Optimizer,
+    compacts: Mapping[str, CompactParameter],
+    start: Mapping[str, Tensor],
+    *,
+    sharded: bool,
 ) -> dict[str, Any]:
     """Return the `parameters` and `groups` of the state; with shards every process must call it.
 
@@ -35,10 +40,13 @@ def collect(
     parameters = {}
     for name, compact in compacts.items():
         state = dict(inner.state.get(compact.values, {}))
-        values = compact.values.detach()
+        vectors = {"values": compact.values.detach()}
+        if name in start:
+            vectors["start"] = start[name]
         if sharded:
-            state, values = _whole_state(compact, state), _whole(compact, values)
-        parameters[name] = {"values": values, "state": state}
+            state = _whole_state(compact, state)
+            vectors = {key: _whole(compact, vector) for key, vector in vectors.items()}
+        parameters[name] = {**vectors, "state": state}
     names = {id(compact.values): name for name, compact in compacts.items()}
     groups = [
         {
@@ -54,11 +62,12 @@ def collect(
 def restore(
     inner: torch.optim.Optimizer,
     compacts: Mapping[str, CompactParameter],
+    start: MutableMapping[str, Tensor],
     saved: Mapping[str, Any],
     *,
     sharded: bool,
 ) -> None:
-    """Put a collected state into an optimizer over the same mask.
+    """Put a collected state into an optimizer over the same mask, and what it began with into `start`.
 
     Raises `OptimizerError` if it has other parameters or groups.
     """
@@ -91,6 +100,8 @@ def restore(
     inner.load_state_dict({"state": states, "param_groups": new_groups})
     for name, compact in compacts.items():
         compact.values.copy_(_cut(compact, parameters[name]["values"], sharded))
+        if name in start and "start" in parameters[name]:
+            start[name] = _cut(compact, parameters[name]["start"], sharded).cpu()
 
 
 def _whole_state(compact: CompactParameter, state: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from trl.trainer.distillation_trainer import DistillationTrainer
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir
 from sparseopd.distill.objectives import beta
+from sparseopd.distill.optimizer import build_optimizer, learning_rate
 from sparseopd.distill.prepare import Prepared, prepare
-from sparseopd.distill.train import build_optimizer, learning_rate, run_training
+from sparseopd.distill.train import run_training
 from sparseopd.errors import TrainingError
 from sparseopd.masks import select
 from sparseopd.pairs import load_model, load_processor
@@ -65,7 +66,7 @@ def test_a_full_run_is_trl_called_directly(pair: str, tmp_path: Path) -> None:
         args=config,
         train_dataset=theirs.prompts.train,
         processing_class=theirs.processor,
-        optimizers=(build_optimizer(recipe.optimizer, theirs.student, None), None),
+        optimizers=(build_optimizer(recipe, theirs.student, None), None),
     ).train()
     for one, other in zip(ours.student.parameters(), theirs.student.parameters(), strict=True):
         assert torch.equal(one, other)
