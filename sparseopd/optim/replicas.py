@@ -57,7 +57,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise OptimizerError(
             "accelerate will shard this model with FSDP after the optimizer was built: shard it first, "
             "model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters())), then build "
-            "MaskedOptimizer from it"
+            "MaskedOptimizer from it; Trainer, which builds its optimizer first, can use DDP"
         )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -209,6 +210,41 @@ def run_accelerate(results: dict[str, Any], folder: Path) -> None:
         torch.save(whole(model), folder / "accelerate.pt")
 
 
+def run_accelerate_fsdp(results: dict[str, Any], folder: Path) -> None:
+    """Accelerate's FSDP2: the model is sharded beside a placeholder, then the optimizer is built.
+
+    Without an accelerator accelerate ignores its FSDP switch, so it is set where it looks.
+    """
+    model = make_model()
+    mask = make_mask(model)
+    model.config.tie_word_embeddings = False  # accelerate asks for this; the weights stay tied
+    accelerator = Accelerator(cpu=True)
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen3DecoderLayer"],
+    )
+    accelerator.state.distributed_type = DistributedType.FSDP
+    results["accelerate_fsdp_error"] = refusal(lambda: build_under_fsdp(model, mask))
+    model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
+    optimizer = build(model, mask)
+    accelerator.prepare_optimizer(optimizer)
+    train(model, optimizer, batches(accelerator.process_index, accelerator.num_processes))
+    results["accelerate_fsdp_local_k"] = optimizer.numel()
+    weights = whole(model)
+    if accelerator.is_main_process:
+        torch.save(weights, folder / "accelerate-fsdp.pt")
+
+
+def build_under_fsdp(model: nn.Module, mask: Mask) -> None:
+    """Build it too early, as accelerate's launcher announces FSDP."""
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    try:
+        build(model, mask)
+    finally:
+        del os.environ["ACCELERATE_USE_FSDP"]
+
+
 def refusal(action: Callable[[], Any]) -> str:
     """The sentence an action is refused with."""
     try:
@@ -227,6 +263,7 @@ def main(folder: Path) -> None:
     run_fsdp(results, folder)
     run_layouts(results, folder)
     run_accelerate(results, folder)
+    run_accelerate_fsdp(results, folder)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, results)
     if dist.get_rank() == 0:

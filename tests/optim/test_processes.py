@@ -66,7 +66,7 @@ def weights(folder: Path, name: str) -> dict[str, Tensor]:
     return found.get("weights", found)
 
 
-WAYS = ("ddp", "fsdp", "columns", "copies", "accelerate")
+WAYS = ("ddp", "fsdp", "columns", "copies", "accelerate", "accelerate-fsdp")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -106,9 +106,10 @@ def test_gradients_are_sent_as_k_vectors(results: list[dict[str, Any]]) -> None:
 
 
 def test_a_process_holds_only_the_coordinates_of_its_shard(results: list[dict[str, Any]]) -> None:
-    held = [process["fsdp_local_k"] for process in results]
-    assert sum(held) == make_mask(make_model()).count()
-    assert held[0] != held[1]
+    for way in ("fsdp", "accelerate_fsdp"):
+        held = [process[f"{way}_local_k"] for process in results]
+        assert sum(held) == make_mask(make_model()).count()
+        assert held[0] != held[1]
 
 
 def test_state_moves_between_numbers_of_processes(
@@ -133,3 +134,4 @@ def test_what_processes_cannot_do_is_refused(results: list[dict[str, Any]]) -> N
         wrapped, unlike = process["ddp_errors"]
         assert "already wrapped in DistributedDataParallel" in wrapped
         assert f"process {1 - rank} has other weights than process {rank}" in unlike
+        assert "shard it first" in process["accelerate_fsdp_error"]
