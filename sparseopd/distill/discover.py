@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from sparseopd.artifacts import Progress, Provenance, RunDir, write_json
 from sparseopd.distill.facts import record, write_recipe
+from sparseopd.distill.optimizer import check_groups
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.saliency import SaliencyRecorder
 from sparseopd.distill.train import run_training
@@ -46,6 +47,7 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
     prepared = prepare(recipe)
     source = source_tensors(local_folder(recipe.student), prepared.student)
     _check_selection(recipe.discover, source)
+    check_groups(recipe.optimizer, prepared.student)
     run.create()
     write_recipe(run, recipe)
     finding = _Discovery(recipe, prepared, source, run, progress)

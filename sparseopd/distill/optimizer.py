@@ -28,10 +28,7 @@ def optimizer_class(name: Name) -> type[torch.optim.Optimizer]:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer over the whole model, or over the mask's k-vectors.
-
-    Raises `RecipeError` for a group that matches nothing.
-    """
+    """Build the recipe's optimizer over the whole model, or over the mask's k-vectors."""
     settings = recipe.optimizer
     kind = optimizer_class(settings.name)
     options: dict[str, Any] = {"weight_decay": settings.weight_decay}
@@ -40,33 +37,39 @@ def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torc
         options["betas"] = settings.betas
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
-    groups = [
-        {key: value for key, value in vars(group).items() if value is not None}
-        for group in settings.groups
-    ]
+    if mask is None:
+        return kind(_dense_groups(model, _groups(settings)), **options)
+    return MaskedOptimizer(
+        model,
+        mask,
+        kind,
+        groups=_groups(settings),
+        max_grad_norm=settings.max_grad_norm or None,
+        stochastic_rounding=settings.stochastic_rounding,
+        seed=recipe.seed,
+        telemetry_every=settings.telemetry_every,
+        **options,
+    )
+
+
+def check_groups(settings: Optimizer, model: nn.Module) -> None:
+    """Raise `RecipeError` for a group that matches no parameter, before time is spent."""
     try:
-        if mask is None:
-            return kind(_dense_groups(model, groups), **options)
-        return MaskedOptimizer(
-            model,
-            mask,
-            kind,
-            groups=groups,
-            max_grad_norm=settings.max_grad_norm or None,
-            stochastic_rounding=settings.stochastic_rounding,
-            seed=recipe.seed,
-            telemetry_every=settings.telemetry_every,
-            **options,
-        )
+        _dense_groups(model, _groups(settings))
     except OptimizerError as error:
-        if "in groups" in str(error):
-            raise RecipeError(f"optimizer.groups: {error}") from error
-        raise
+        raise RecipeError(f"optimizer.groups: {error}") from error
 
 
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:
     """Return the learning rate of a full or of a masked run."""
     return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
+
+
+def _groups(settings: Optimizer) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in vars(group).items() if value is not None}
+        for group in settings.groups
+    ]
 
 
 def _dense_groups(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from sparseopd.distill.checkpoint import (
     save_checkpoint,
 )
 from sparseopd.distill.facts import record, write_recipe
-from sparseopd.distill.optimizer import build_optimizer, learning_rate
+from sparseopd.distill.optimizer import build_optimizer, check_groups, learning_rate
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.resume import find_stopped, forget, mark_started, trim_metrics
 from sparseopd.distill.trainer import RunLog, make_trainer
@@ -55,6 +55,7 @@ def train(
     if mask is None:
         require_masters(recipe, "a full run")
     prepared = prepare(recipe)
+    check_groups(recipe.optimizer, prepared.student)
     if mask is not None:
         _check_mask(recipe, prepared, mask)
     run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))

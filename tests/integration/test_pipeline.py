@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from sparseopd import Mask
 from sparseopd.artifacts import RunDir, Scores
 from sparseopd.masks import select
+from sparseopd.pairs import tiny
 from tests.integration.conftest import SHORT, Command, files_of, loaded
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -264,3 +266,35 @@ def test_the_demo_with_short_runs(tmp_path: Path, sparseopd: Command) -> None:
     assert [found.count(name) for name in found.names] == [
         random.count(name) for name in random.names
     ]
+
+
+def test_a_stopped_run_is_resumed_with_its_own_settings(
+    tmp_path: Path, sparseopd: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = tmp_path / "mask.safetensors"
+    student = tiny.folder("tiny-arithmetic") / "student"
+    made = sparseopd(
+        "mask", "select", student, "--selector", "random", "--density", "0.1", "-o", mask
+    )
+    assert made.code == 0, made.err
+    settings = [
+        *SHORT, "train.save_every=2", "optimizer.name=adamw-8bit",
+        "optimizer.groups=[{match: [norm], lr: 1e-5}, {match: [ffn], weight_decay: 0.1}]",
+    ]  # fmt: skip
+    run = tmp_path / "run"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Interrupted once all is trained, and nothing of it written.
+    module = importlib.import_module("sparseopd.distill.train")
+    with monkeypatch.context() as late:
+        late.setattr(module, "save_checkpoint", stop)
+        words = ("train", "tiny-arithmetic", *settings, "--mask", mask, "--name", "mine", "-o", run)
+        assert sparseopd(*words).code == 130
+    resumed = sparseopd("train", run, "--resume", "--json")
+    assert resumed.code == 0, resumed.err
+    assert "resumed after step 4" in resumed.err
+    assert json.loads(resumed.out)["kind"] == "masked"
+    assert RunDir(run).read_facts().name == "mine"
+    assert sparseopd("train", run, "--resume").code == 2

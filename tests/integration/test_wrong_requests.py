@@ -37,6 +37,34 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ["optimizer.lrr", "did you mean optimizer.lr?"],
         ),
         (["train", "absent.yaml", "-o", "x"], ["cannot read the recipe absent.yaml"]),
+        (["train", "tiny-arithmetic"], ["give the new run a folder with -o"]),
+        (["train", "absent", "--resume"], ["absent is not a training run that stopped"]),
+        (["train", "--resume"], ["give its folder and nothing else"]),
+        (["train", "run", "--resume", "-o", "x"], ["give its folder and nothing else"]),
+        (["train", "run", "--resume", "--steps", "5"], ["give its folder and nothing else"]),
+        (
+            ["train", "tiny-arithmetic", "optimizer.groups=[{match: [norm], lrr: 1}]", "-o", "x"],
+            ["unknown recipe key optimizer.groups.0.lrr", "did you mean optimizer.groups.0.lr?"],
+        ),
+        (
+            ["train", "tiny-arithmetic", "optimizer.groups=[{match: [norm]}]", "-o", "x"],
+            ["optimizer.groups.0 changes nothing"],
+        ),
+        *(
+            (
+                [stage, "tiny-arithmetic", "optimizer.groups=[{match: [bias*], lr: 1}]", "-o", "x"],
+                ["optimizer.groups: no parameter matches 'bias*'"],
+            )
+            for stage in ("discover", "train")
+        ),
+        (
+            ["train", "tiny-arithmetic", "optimizer.stochastic_rounding=true", "-o", "x"],
+            ["does nothing with student.dtype float32"],
+        ),
+        (
+            ["train", "tiny-arithmetic", "optimizer.name=adafactor", "optimizer.betas=[.9,.9]"],
+            ["optimizer.betas does nothing with adafactor"],
+        ),
         (["discover", "-o", "x"], ["the recipe lacks student"]),
         (["discover", "tiny-arithmetic", "--density", "0", "-o", "x"], ["discover.density is 0"]),
         (
