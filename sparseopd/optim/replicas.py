@@ -77,7 +77,9 @@ class Replicas:
         self._model, self._compacts = model, compacts
         smallest = min(compacts, key=lambda compact: compact.weight.numel())
         masked = {id(compact.weight) for compact in compacts if compact is not smallest}
-        self._ours = {name for name, weight in model.named_parameters() if id(weight) in masked}
+        # DDP goes by every name of a tied weight.
+        named = model.named_parameters(remove_duplicate=False)
+        self._ours = {name for name, weight in named if id(weight) in masked}
         self._before: set[str] = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
         _leave_to_us(model, self._before | self._ours)
         self._watch = model.register_forward_pre_hook(self._see_ddp)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
@@ -117,9 +118,18 @@ def run_ddp(results: dict[str, Any], folder: Path) -> None:
     model = make_model()
     optimizer = build(model, make_mask(model), telemetry_every=STEPS)
     wrapped = DistributedDataParallel(model)
+    dense = 0
+
+    def count(_, bucket):  # DDP refuses annotations that are strings
+        nonlocal dense
+        dense += bucket.buffer().numel()
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    wrapped.register_comm_hook(None, count)
     hold = lambda part: wrapped.no_sync() if part == 0 else nullcontext()  # noqa: E731
     results["ddp_norms"] = train(wrapped, optimizer, batches(rank, world), hold=hold)
     results["ddp_bytes"] = optimizer.bytes_sent
+    results["ddp_dense"] = dense
     results["ddp_telemetry"] = optimizer.telemetry
     everyone: list[Any] = [None] * world
     dist.all_gather_object(

@@ -102,6 +102,8 @@ def test_gradients_are_sent_as_k_vectors(results: list[dict[str, Any]]) -> None:
     for process in results:
         assert process["ddp_bytes"] == process["accelerate_bytes"] == STEPS * 4 * mask.count()
         assert process["ddp_replicas_equal"]
+        smallest = min(weight.numel() for weight in make_model().parameters())
+        assert process["ddp_dense"] == STEPS * smallest  # DDP must be left one parameter
         assert process["accelerate_kind"] == "DistributedDataParallel"
 
 
