@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from types import MethodType
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparseopd.errors import OptimizerError
@@ -15,23 +16,31 @@ from sparseopd.optim.compact import CompactParameter
 _attached: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
+def refuse_attached(model: nn.Module) -> None:
+    """Raise `OptimizerError` if a masked optimizer is attached to the model: it would eat gradients."""
+    if model in _attached:
+        raise OptimizerError(
+            "this model has a MaskedOptimizer already: call its close() before building another"
+        )
+
+
 def attach(
-    model: nn.Module,
+    modules: Sequence[nn.Module],
     compacts: Sequence[CompactParameter],
+    optimizer: torch.optim.Optimizer,
     *,
     measure: bool,
     after_gather: Callable[[], None] | None,
 ) -> Callable[[], None]:
     """Gather gradients as they arrive, and stop computing those that no coordinate needs.
 
-    `model.zero_grad()`, which `Trainer` calls in place of the optimizer's, then drops the gathered
-    gradients too. Returns the function that undoes all this. Raises `OptimizerError` if another
-    masked optimizer is attached to the model.
+    Args: `modules`, the model and, before it, what it was handed over in (`torch.compile`). Their
+    `zero_grad`, which `Trainer` calls in place of the optimizer's, then drops the gathered gradients
+    too, and `load_state_dict` takes the values anew. Nothing hung on them keeps the optimizer alive.
+
+    Returns the function that undoes all this.
     """
-    if model in _attached:
-        raise OptimizerError(
-            "this model has a MaskedOptimizer already: call its close() before building another"
-        )
+    model = modules[-1]
     masked = {id(compact.weight) for compact in compacts}
     frozen = [w for w in model.parameters() if w.requires_grad and id(w) not in masked]
     for weight in frozen:
@@ -46,36 +55,63 @@ def attach(
         return hook
 
     hooks = [c.weight.register_post_accumulate_grad_hook(gather_into(c)) for c in compacts]
-    model.zero_grad = _ZeroGrad(model, compacts)
+    hooks.append(model.register_load_state_dict_post_hook(_AfterLoading(model, compacts)))
+    for module in modules:
+        # Past the wrapper's own __setattr__, which would hand it on to what it wraps.
+        module.__dict__["zero_grad"] = _ZeroGrad(module, optimizer)
     _attached[model] = True
-    held = weakref.ref(model)
+    held = [weakref.ref(module) for module in modules]
 
     def undo() -> None:
         for hook in hooks:
             hook.remove()
         for weight in frozen:
             weight.requires_grad_(True)
-        model = held()
-        if model is not None:
-            model.__dict__.pop("zero_grad", None)
-            _attached.pop(model, None)
+        for module in (one() for one in held):
+            if module is not None:
+                module.__dict__.pop("zero_grad", None)
+                _attached.pop(module, None)
 
     return undo
 
 
 class _ZeroGrad:
-    """`model.zero_grad` that drops the gathered gradients as well; a copied model has its own again."""
+    """`zero_grad` of a module that drops the gathered gradients as well.
+
+    A copy of the module, or a pickled one, has the plain method again.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._module, self._drop = weakref.ref(module), weakref.WeakMethod(optimizer.zero_grad)
+
+    def __call__(self, set_to_none: bool = True) -> None:
+        module, drop = self._module(), self._drop()
+        if module is not None:
+            type(module).zero_grad(module, set_to_none)
+        if drop is not None:
+            drop()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (nn.Module.zero_grad, self._module())
+
+
+class _AfterLoading:
+    """Takes the values anew where `model.load_state_dict` has brought other weights."""
 
     def __init__(self, model: nn.Module, compacts: Sequence[CompactParameter]) -> None:
         self._model, self._compacts = weakref.ref(model), compacts
 
-    def __call__(self, set_to_none: bool = True) -> None:
-        model = self._model()
-        if model is not None:
-            type(model).zero_grad(model, set_to_none)
+    def __call__(self, module: nn.Module, _: Any) -> None:
+        if module is not self._model():  # a copy of the model, which nobody trains here
+            return
+        present = {id(weight) for weight in module.parameters()}
         for compact in self._compacts:
-            compact.drop()
+            if id(compact.weight) not in present:
+                raise OptimizerError(
+                    f"load_state_dict(assign=True) has put another tensor in the place of {compact.name}: "
+                    "load without assign, or build MaskedOptimizer afterwards"
+                )
+            compact.refresh(keep_masters=True)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        copied = memo[id(self._model())]
-        return MethodType(type(copied).zero_grad, copied)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _AfterLoading, (nn.Module(), ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -9,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from sparseopd.errors import MaskMismatchError, OptimizerError
 from sparseopd.masks.mask import Mask
 from sparseopd.optim.compact import CompactParameter
+from sparseopd.optim.shards import world_size
 from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
@@ -85,6 +88,20 @@ def compact_parameters(model: nn.Module, mask: Mask) -> dict[str, CompactParamet
                 name, weight, gather_positions(model, name, weight.shape, read)
             )
     return compact
+
+
+def sharded(compacts: Sequence[CompactParameter]) -> bool:
+    """Whether the weights are FSDP2 shards.
+
+    Raises `OptimizerError` if some are and some are not, since nobody would average those.
+    """
+    whole = [c.name for c in compacts if not isinstance(c.weight, DTensor)]
+    if 0 < len(whole) < len(compacts) and world_size() > 1:
+        raise OptimizerError(
+            f"some weights are sharded and {whole[0]} is not, so no one would average its gradients: "
+            "leave it to fully_shard, or out of the mask"
+        )
+    return not whole
 
 
 def _require_plain(name: str, weight: nn.Parameter) -> None:

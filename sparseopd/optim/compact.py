@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError
-from sparseopd.optim.rounding import round_stochastically, uniform_at
+from sparseopd.optim.rounding import neighbours, round_stochastically, uniform_at
 from sparseopd.optim.shards import LocalPart, local_part, local_tensor
 
 
@@ -89,9 +89,18 @@ class CompactParameter:
         return self._masked(self._held()).clone()
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Take the values anew from the weight, after someone else has written to it."""
-        self.values.copy_(self._masked(self._held()))
+    def refresh(self, *, keep_masters: bool = False) -> None:
+        """Take the values anew from the weight, after someone else has written to it.
+
+        `keep_masters` keeps those that the weight may have been rounded from, which know more than it.
+        """
+        stored = self._masked(self._held())
+        if keep_masters and stored.dtype != torch.float32:
+            low, high = neighbours(self.values, stored.dtype)
+            known = (stored == low) | ((stored == high) & (low.float() != self.values))
+            self.values.copy_(torch.where(known, self.values, stored.float()))
+        else:
+            self.values.copy_(stored)
 
     def _rounded(self, noise: tuple[int, int]) -> Tensor:
         size = self.values.numel()

@@ -8,7 +8,6 @@ back in the weight's dtype. Decay, momentum and clipping cannot leak: nothing el
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseopd.errors import OptimizerError, TrainingError
+from sparseopd.errors import OptimizerError
 from sparseopd.masks.mask import Mask
 from sparseopd.optim import state
-from sparseopd.optim.attach import attach
-from sparseopd.optim.build import checkpoint_names, compact_parameters, unwrapped
-from sparseopd.optim.groups import split
-from sparseopd.optim.replicas import Replicas, refuse_unsupported, world_size
-from sparseopd.optim.shards import DTensor, summed_over_shards
+from sparseopd.optim.attach import attach, refuse_attached
+from sparseopd.optim.build import compact_parameters, sharded, unwrapped
+from sparseopd.optim.gradients import full_norm, masked_norm, require_finite
+from sparseopd.optim.inner import build_inner, bytes_held
+from sparseopd.optim.replicas import Replicas, refuse_unsupported
+from sparseopd.optim.shards import summed_over_shards, world_size
 from sparseopd.optim.telemetry import StepWatch, moments
 
 
@@ -39,7 +39,14 @@ class MaskedOptimizer(torch.optim.Optimizer):
     optimizer's life, undoes that and removes the hooks. `param_groups` are the inner optimizer's, so
     learning-rate schedulers and `GradScaler` work as ever. Several processes: build it from the plain
     model, before DDP wraps it, or after FSDP2's `fully_shard`.
+
+    A wrapper put around the model later (DDP, `torch.compile`) has a `zero_grad` of its own, which does
+    not reach the gathered gradients: to drop some before a step, call the optimizer's.
     """
+
+    _step_supports_amp_scaling = True
+    """`GradScaler.step` then calls `step` after an overflow as well, with `found_inf` and `grad_scale`
+    set (torch's convention for fused optimizers, read from 2.13)."""
 
     def __init__(
         self,
@@ -73,14 +80,15 @@ class MaskedOptimizer(torch.optim.Optimizer):
         weight that cannot be trained in place, an optimizer that cannot train vectors, or a way of
         spreading the model over processes that is not supported.
         """
-        refuse_unsupported(model)
         plain = unwrapped(model)
-        refuse_unsupported(plain)
+        for one in (model, plain):
+            refuse_unsupported(one)
+        refuse_attached(plain)
         self._digest = mask.digest()
         self._compact = compact_parameters(plain, mask)
         compacts = list(self._compact.values())
-        self.inner = _inner_optimizer(optimizer, self._groups(plain, groups), settings)
-        self._sharded = any(isinstance(compact.weight, DTensor) for compact in compacts)
+        self._sharded = sharded(compacts)
+        self.inner = build_inner(optimizer, plain, self._compact, groups, settings)
         self._replicas: Replicas | None = None
         if world_size() > 1 and not self._sharded:
             if track_full_norm:
@@ -102,7 +110,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._adopt_inner()
         after = self._replicas.after_gather if self._replicas else None
-        undo = attach(plain, compacts, measure=track_full_norm, after_gather=after)
+        modules = [plain] if model is plain else [model, plain]
+        undo = attach(modules, compacts, self, measure=track_full_norm, after_gather=after)
         self._detach = weakref.finalize(self, _undo, undo, self._replicas)
         self._detach.atexit = False
 
@@ -125,14 +134,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def memory(self) -> dict[str, int]:
         """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
-        compacts = self._compact.values()
-        tensors = [t for own in self.inner.state.values() for t in own.values()]
-        unique = {t.data_ptr(): t.nbytes for t in tensors if isinstance(t, Tensor)}
-        return {
-            "masters": sum(compact.values.nbytes for compact in compacts),
-            "index": sum(compact.index.nbytes for compact in compacts if compact.index is not None),
-            "state": sum(unique.values()),
-        }
+        return bytes_held(self.inner, list(self._compact.values()))
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
@@ -151,28 +153,32 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update the k-vectors, write them back and drop the gradients.
 
-        Raises `TrainingError` naming the parameter if a gradient is not finite, before any weight
+        After an overflow that `GradScaler` has found, only the last. Raises `TrainingError` naming the parameter if a gradient is not finite, before any weight
         has changed; `OptimizerError` if given a closure.
         """
         if closure is not None:
             raise OptimizerError(
                 "MaskedOptimizer takes no closure: call backward() first, then step()"
             )
+        if not self._unscaled():
+            return self.zero_grad()
+        compacts = list(self._compact.values())
         if self.max_grad_norm is not None:
             norm = self.clip_grad_norm_(self.max_grad_norm)
         else:
             norm = self._total_norm()
+            # A caller who clipped has measured the norm before that.
             self.grad_norm = self.grad_norm if self._clipped else norm
-        self._require_finite(norm)
+        require_finite(norm, compacts)
         self._steps += 1
         due = self._telemetry_every and self._steps % self._telemetry_every == 0
-        watch = StepWatch(list(self._compact.values()), self._start) if due else None
+        watch = StepWatch(compacts, self._start) if due else None
         self.inner.step()
         noise = None if self._noise_seed is None else (self._steps, self._noise_seed)
-        for compact in self._compact.values():
-            if compact.values.grad is not None:
+        for compact in compacts:
+            if compact.values.grad is not None:  # without one the values have not moved
                 compact.write_back(noise=noise)
-        self.full_grad_norm = self._full_norm()
+        self.full_grad_norm = full_norm(compacts, self.grad_norm, sharded=self._sharded)
         if watch is not None:
             self.telemetry = {"step": self._steps, **self._measure(watch)}
         self.zero_grad()
@@ -186,7 +192,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
             self._replicas.settled = False
 
     def refresh(self) -> None:
-        """Take the k values anew from the weights, after `load_state_dict` on the model."""
+        """Take the k values anew from the weights, after someone else has written to them.
+
+        `load_state_dict` on the model does that by itself.
+        """
         for compact in self._compact.values():
             compact.refresh()
 
@@ -234,52 +243,27 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._steps = state_dict["steps"]
         self._adopt_inner()
 
-    def _groups(
-        self, model: nn.Module, groups: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Any]]:
-        known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
-        members = [
-            ([self._compact[name].values for name in names if name in self._compact], settings)
-            for names, settings in split(known, groups)
-        ]
-        return [{"params": values, **settings} for values, settings in members if values]
-
     def _adopt_inner(self) -> None:
         # The same objects: schedulers write to these groups, and `load_state_dict` replaces both.
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
 
+    @torch.no_grad()
+    def _unscaled(self) -> bool:
+        """Take a loss scale out of the gradients; False after an overflow, which no one else drops."""
+        if float(getattr(self, "found_inf", 0.0)):
+            return False
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            inverse = scale.double().reciprocal().float()
+            for values in self.parameters():
+                if values.grad is not None:
+                    values.grad.mul_(inverse.to(values.device))
+        return True
+
     def _total_norm(self) -> Tensor:
         if self._replicas is not None:
             self._replicas.average()
-        owned = [c for c in self._compact.values() if c.part.first_copy or not self._sharded]
-        grads = [c.values.grad for c in owned if c.values.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
-        return summed_over_shards(norm.square()).sqrt() if self._sharded else norm
-
-    def _require_finite(self, norm: Tensor) -> None:
-        if bool(norm.isfinite()):
-            return
-        for name, compact in self._compact.items():
-            grad = compact.values.grad
-            if grad is not None and not grad.isfinite().all():
-                raise TrainingError(
-                    f"the gradient of {name} is not finite: no weight was changed; lower the learning "
-                    "rate, or look at the batch"
-                )
-        where = "in another process" if self._sharded else "too large to square in fp32"
-        raise TrainingError(
-            f"the gradient is not finite or {where}: no weight was changed; lower the learning rate"
-        )
-
-    def _full_norm(self) -> Tensor | None:
-        norms = [c.norms for c in self._compact.values() if c.norms is not None]
-        if not norms or self.grad_norm is None:
-            return None
-        full, masked = torch.stack(norms).square().sum(0)
-        if self._sharded:
-            full, masked = summed_over_shards(torch.stack([full, masked]))
-        # Through the ratio, so that a loss scale (GradScaler), still in both, drops out.
-        return self.grad_norm * (full / masked).sqrt() if masked else full.sqrt()
+        return masked_norm(list(self._compact.values()), sharded=self._sharded)
 
     def _measure(self, watch: StepWatch) -> dict[str, float]:
         summed = summed_over_shards if self._sharded else lambda sums: sums
@@ -294,25 +278,3 @@ def _undo(undo: Callable[[], None], replicas: Replicas | None) -> None:
     undo()
     if replicas is not None:
         replicas.close()
-
-
-def _inner_optimizer(
-    kind: Callable[..., torch.optim.Optimizer],
-    groups: list[dict[str, Any]],
-    settings: dict[str, Any],
-) -> torch.optim.Optimizer:
-    """Build the optimizer of the k-vectors. Raises `OptimizerError` for one that cannot train them."""
-    called = getattr(kind, "__name__", str(kind))
-    try:
-        inner = kind(groups, **settings)
-    except (TypeError, ValueError) as error:
-        raise OptimizerError(f"{called} cannot be built over k-vectors: {error}") from error
-    closure = inspect.signature(inner.step).parameters.get("closure")
-    if closure is None or closure.default is inspect.Parameter.empty:
-        raise OptimizerError(
-            f"{called} evaluates the loss itself (a closure), which a masked optimizer cannot offer: "
-            "use a first-order one such as AdamW or SGD"
-        )
-    if isinstance(inner, torch.optim.SparseAdam):
-        raise OptimizerError("SparseAdam wants sparse gradients, and k-vectors are dense: use Adam")
-    return inner

@@ -20,15 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparseopd.errors import OptimizerError
 from sparseopd.optim.compact import CompactParameter
+from sparseopd.optim.shards import world_size
 
 _BUCKET = 1 << 24
 """Gradients averaged in one call: 64 MiB."""
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def world_size() -> int:
-    """Return the number of processes training together, 1 without `torch.distributed`."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def refuse_unsupported(model: nn.Module) -> None:

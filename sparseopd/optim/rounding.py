@@ -24,15 +24,23 @@ def round_stochastically(
 
     Values beyond the largest of `dtype` stay at it; infinities and NaN are kept.
     """
+    low, high = neighbours(values, dtype)
+    share = (values.abs() - low.float().abs()) / (high.float().abs() - low.float().abs())
+    rounded = torch.where(uniform < share, high, low)
+    return torch.where(values.isfinite(), rounded, values.to(dtype))
+
+
+def neighbours(
+    values: Float[Tensor, "k"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
+    """Return the bf16 or fp16 numbers around fp32 `values`: the one toward zero, and the next.
+
+    The first is the value itself where `dtype` holds it.
+    """
     nearest = values.to(dtype)
     # Both dtypes order their magnitudes as their bits are ordered, the sign apart.
-    bits = nearest.view(torch.int16)
-    toward_zero = bits - (nearest.float().abs() > values.abs()).to(torch.int16)
-    low = toward_zero.view(dtype).float().abs()
-    high = (toward_zero + 1).view(dtype).float().abs()
-    share = (values.abs() - low) / (high - low)
-    rounded = (toward_zero + (uniform < share).to(torch.int16)).view(dtype)
-    return torch.where(values.isfinite(), rounded, nearest)
+    low = nearest.view(torch.int16) - (nearest.float().abs() > values.abs()).to(torch.int16)
+    return low.view(dtype), (low + 1).view(dtype)
 
 
 def uniform_at(positions: Int[Tensor, "k"], name: str, step: int, seed: int) -> Float[Tensor, "k"]:

@@ -115,6 +115,11 @@ def summed_over_shards(sums: Tensor) -> Tensor:
     return everywhere.to(sums.device)
 
 
+def world_size() -> int:
+    """Return the number of processes training together, 1 without `torch.distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _shape_and_offset(weight: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the local block's shape and where it begins.
 

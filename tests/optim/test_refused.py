@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -151,6 +152,49 @@ def test_a_copied_model_has_its_own_gradients(qwen3: Qwen3ForCausalLM) -> None:
     twin.zero_grad()
     assert all(weight.grad is None for weight in twin.parameters())
     assert all(values.grad is not None for values in optimizer.parameters())
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapper_that_was_handed_over_drops_gradients_too(
+    wrap: Callable[..., nn.Module], qwen3: Qwen3ForCausalLM
+) -> None:
+    wrapped = wrap(qwen3)
+    optimizer = MaskedOptimizer(wrapped, everything(qwen3))
+    backward(qwen3, 0)
+    wrapped.zero_grad()
+    assert all(values.grad is None for values in optimizer.parameters())
+    optimizer.close()
+    assert "zero_grad" not in wrapped.__dict__
+
+
+def test_a_pickled_model_has_plain_methods(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(qwen3, everything(qwen3))
+    copied = pickle.loads(pickle.dumps(qwen3))
+    backward(qwen3, 0)
+    copied.zero_grad()
+    copied.load_state_dict(qwen3.state_dict())
+    assert all(values.grad is not None for values in optimizer.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_weights_are_trained_from(dtype: torch.dtype, qwen3: Qwen3ForCausalLM) -> None:
+    """Those that the masters were rounded to keep their masters; others become the new ones."""
+    model = qwen3.to(dtype)
+    mask = select(model, selector="random", density=0.5)
+    optimizer = MaskedOptimizer(model, mask, lr=1e-3)
+    backward(model, 0)
+    optimizer.step()
+    trained, masters = copy.deepcopy(model.state_dict()), optimizer.named_values()
+    masters = {name: values.clone() for name, values in masters.items()}
+    model.load_state_dict(trained)
+    for name, values in optimizer.named_values().items():
+        assert torch.equal(values, masters[name])
+    other = {name: weight + 1 for name, weight in trained.items()}
+    model.load_state_dict(other)
+    for name, values in optimizer.named_values().items():
+        assert torch.equal(values, other[name][mask[name]].float())
+    with pytest.raises(OptimizerError, match=r"load_state_dict\(assign=True\) has put another"):
+        model.load_state_dict(other, assign=True)
 
 
 def test_a_state_of_something_else_is_refused(qwen3: Qwen3ForCausalLM) -> None:

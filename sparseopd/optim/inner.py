@@ -1,0 +1,69 @@
+"""The optimizer that steps on the k-vectors: any class of torch's or bitsandbytes'."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseopd.errors import OptimizerError
+from sparseopd.optim.build import checkpoint_names
+from sparseopd.optim.compact import CompactParameter
+from sparseopd.optim.groups import split
+
+
+def build_inner(
+    kind: Callable[..., torch.optim.Optimizer],
+    model: nn.Module,
+    compacts: Mapping[str, CompactParameter],
+    groups: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+) -> torch.optim.Optimizer:
+    """Build the optimizer of the k-vectors, in the groups asked for.
+
+    Raises `OptimizerError` for a class that cannot train vectors, or settings it does not take.
+    """
+    called = getattr(kind, "__name__", str(kind))
+    try:
+        inner = kind(_grouped(model, compacts, groups), **settings)
+    except (TypeError, ValueError) as error:
+        raise OptimizerError(f"{called} cannot be built over k-vectors: {error}") from error
+    closure = inspect.signature(inner.step).parameters.get("closure")
+    if closure is None or closure.default is inspect.Parameter.empty:
+        raise OptimizerError(
+            f"{called} evaluates the loss itself (a closure), which a masked optimizer cannot offer: "
+            "use a first-order one such as AdamW or SGD"
+        )
+    if isinstance(inner, torch.optim.SparseAdam):
+        raise OptimizerError("SparseAdam wants sparse gradients, and k-vectors are dense: use Adam")
+    return inner
+
+
+def bytes_held(
+    inner: torch.optim.Optimizer, compacts: Sequence[CompactParameter]
+) -> dict[str, int]:
+    """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
+    tensors = [t for own in inner.state.values() for t in own.values() if isinstance(t, Tensor)]
+    # bitsandbytes' code books are one tensor that every state refers to.
+    unique = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
+    return {
+        "masters": sum(compact.values.nbytes for compact in compacts),
+        "index": sum(compact.index.nbytes for compact in compacts if compact.index is not None),
+        "state": sum(unique.values()),
+    }
+
+
+def _grouped(
+    model: nn.Module,
+    compacts: Mapping[str, CompactParameter],
+    groups: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
+    members = [
+        ([compacts[name].values for name in names if name in compacts], settings)
+        for names, settings in split(known, groups)
+    ]
+    return [{"params": values, **settings} for values, settings in members if values]
