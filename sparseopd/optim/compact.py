@@ -58,11 +58,15 @@ class CompactParameter:
         if measure:
             norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in (local, gathered)]
             self.norms = torch.stack(norms) * (1.0 if self.norms is None else torch.nan)
-        if self.values.grad is not None:
-            self.values.grad.add_(gathered)
-        elif gathered.numel():  # optimizers skip a vector that has no gradient
-            self.values.grad = gathered
+        self.accumulate(gathered)
         self.weight.grad = None
+
+    def accumulate(self, gradient: Tensor) -> None:
+        """Add fp32 (k,) to the k-vector's gradient; the tensor may be kept."""
+        if self.values.grad is not None:
+            self.values.grad.add_(gradient)
+        elif gradient.numel():  # optimizers skip a vector that has no gradient
+            self.values.grad = gradient
 
     def drop(self) -> None:
         """Forget the gathered gradient, and a dense one that came by another way."""
