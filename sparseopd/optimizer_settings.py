@@ -44,6 +44,9 @@ class Optimizer:
     warmup_steps: CountOrZero = 0
     stochastic_rounding: bool = False
     """Masked runs of a bf16 or fp16 student: round the fp32 masters into the weights at random."""
+    sampled_gradients: bool = False
+    """Masked runs on the CPU: compute the gradients of linear layers at the masked coordinates alone,
+    where a mask has at most an eighth of a layer; faster, and equal up to rounding."""
     telemetry_every: CountOrZero = 0
     """Steps between two measurements of what a step does (cos(m, g), CV(√v) and, in masked runs,
     how much of the update the stored weights show), written to metrics.jsonl; 0 for none."""

@@ -12,7 +12,9 @@ from sparseopd.masks import Mask
 from sparseopd.optim import MaskedOptimizer
 from sparseopd.optim.build import checkpoint_names, own_names
 from sparseopd.optim.groups import split
+from sparseopd.optim.sampled import DENSEST
 from sparseopd.optimizer_settings import Name, Optimizer
+from sparseopd.pairs import pick_device
 from sparseopd.recipe import Recipe
 
 
@@ -45,6 +47,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torc
         kind,
         groups=_groups(settings),
         max_grad_norm=settings.max_grad_norm or None,
+        sampled_gradients=settings.sampled_gradients,
         stochastic_rounding=settings.stochastic_rounding,
         seed=recipe.seed,
         telemetry_every=settings.telemetry_every,
@@ -58,6 +61,23 @@ def check_groups(settings: Optimizer, model: nn.Module) -> None:
         _dense_groups(model, _groups(settings))
     except OptimizerError as error:
         raise RecipeError(f"optimizer.groups: {error}") from error
+
+
+def check_sampling(recipe: Recipe, mask: Mask) -> None:
+    """Raise `RecipeError` where sampled gradients were asked for and would do nothing."""
+    if not recipe.optimizer.sampled_gradients:
+        return
+    device = pick_device(recipe.device).type
+    if device != "cpu":
+        raise RecipeError(
+            f"optimizer.sampled_gradients works on the CPU and training is on {device}: drop it, or set "
+            "device=cpu"
+        )
+    if not any(0 < mask.density(name) <= DENSEST for name in mask.names):
+        raise RecipeError(
+            f"optimizer.sampled_gradients pays where a mask has at most {100 * DENSEST:g} % of a tensor, "
+            "and this one has more of each: drop it"
+        )
 
 
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:

@@ -27,7 +27,12 @@ from sparseopd.distill.checkpoint import (
     save_checkpoint,
 )
 from sparseopd.distill.facts import record, write_recipe
-from sparseopd.distill.optimizer import build_optimizer, check_groups, learning_rate
+from sparseopd.distill.optimizer import (
+    build_optimizer,
+    check_groups,
+    check_sampling,
+    learning_rate,
+)
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.resume import find_stopped, forget, mark_started, trim_metrics
 from sparseopd.distill.trainer import RunLog, make_trainer
@@ -161,6 +166,7 @@ def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:
     """Refuse a mask that is empty or foreign, and dtypes that would round what it leaves alone."""
     if not mask.count():
         raise MaskError("the mask is empty: nothing would be trained")
+    check_sampling(recipe, mask)
     folder = local_folder(recipe.student)
     require_lossless(folder, getattr(torch, recipe.student.dtype), prepared.stored_dtype)
     mask.verify(prepared.student)

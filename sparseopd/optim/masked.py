@@ -119,9 +119,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._adopt_inner()
         after = self._replicas.after_gather if self._replicas else None
+        undo_sampling = sample_gradients(plain, compacts) if sampled_gradients else None
         modules = [plain] if model is plain else [model, plain]
         undo = attach(modules, compacts, self, measure=track_full_norm, after_gather=after)
-        undo_sampling = sample_gradients(plain, compacts) if sampled_gradients else None
         self._detach = weakref.finalize(self, _undo, undo, undo_sampling, self._replicas)
         self._detach.atexit = False
 

@@ -119,8 +119,8 @@ class _SampledForward:
 
     def accumulate(self, grad: Tensor, inputs: Tensor) -> None:
         """Add the masked gradient of a batch to the k-vector's."""
-        product = sampled_product(self.pattern(), grad.flatten(0, -2), inputs.flatten(0, -2))
-        self._compact.accumulate(product)
+        grad, inputs = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, inputs))
+        self._compact.accumulate(sampled_product(self.pattern(), grad, inputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial, (nn.Linear.forward, self._module)  # a copied module is a plain one
@@ -149,7 +149,7 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             ctx.owner.accumulate(grad, inputs)
         if ctx.needs_input_grad[2]:
-            to_bias = grad.flatten(0, -2).sum(0)
+            to_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
         return to_inputs, None, to_bias, None
 
 

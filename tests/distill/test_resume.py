@@ -55,7 +55,11 @@ CASES = {
     "masked": ("tiny-arithmetic", []),
     "masked-bf16": (
         "tiny-arithmetic",
-        ["student.dtype=bfloat16", "train.save_dtype=float32", "optimizer.stochastic_rounding=true"],
+        [
+            "student.dtype=bfloat16",
+            "train.save_dtype=float32",
+            "optimizer.stochastic_rounding=true",
+        ],
     ),
     "masked-images": ("tiny-digits", []),
     "full": ("tiny-arithmetic", []),

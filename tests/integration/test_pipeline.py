@@ -278,7 +278,7 @@ def test_a_stopped_run_is_resumed_with_its_own_settings(
     )
     assert made.code == 0, made.err
     settings = [
-        *SHORT, "train.save_every=2", "optimizer.name=adamw-8bit",
+        *SHORT, "train.save_every=2", "optimizer.name=adamw-8bit", "optimizer.sampled_gradients=true",
         "optimizer.groups=[{match: [norm], lr: 1e-5}, {match: [ffn], weight_decay: 0.1}]",
     ]  # fmt: skip
     run = tmp_path / "run"

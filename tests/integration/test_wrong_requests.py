@@ -241,6 +241,19 @@ def test_masks_and_devices_that_cannot_train(
     one = select("bundled:tiny-arithmetic/student", selector="random", density=0.1)
     (one - one).save(mask)
     refused(sparseopd("train", "tiny-arithmetic", "--mask", mask, "-o", "x"), "the mask is empty")
+    (~one).save(mask)
+    refused(
+        sparseopd(
+            "train",
+            "tiny-arithmetic",
+            "optimizer.sampled_gradients=true",
+            "--mask",
+            mask,
+            "-o",
+            "x",
+        ),
+        "pays where a mask has at most 12.5 % of a tensor",
+    )
     one.save(mask)
     words = ["student.dtype=float16", "--mask", mask, "-o", "x"]
     refused(sparseopd("train", "tiny-arithmetic", *words), "would be rounded to torch.float16")
