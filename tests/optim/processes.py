@@ -278,7 +278,9 @@ def main(folder: Path) -> None:
     dist.all_gather_object(everyone, results)
     if dist.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(everyone))
-    dist.destroy_process_group()
+    dist.barrier()  # all is written; whoever leaves first must not break another's connection
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads for the meshes may abort an orderly exit ("terminate called")
 
 
 if __name__ == "__main__":
