@@ -131,6 +131,8 @@ def table(results: Results) -> str:
         f"layers have {model['adapted']:,}; fp32, {' × '.join(map(str, results['batch']))} tokens, "
         f"{results['threads']} threads, {results['machine']}."
     ]
+    if "time" in results and "memory" in results:
+        written.append(_summary(results))
     if "time" in results:
         written.append(_time_table(results))
     if "memory" in results:
@@ -148,6 +150,23 @@ def _rows(results: Results, measure: str, row: Callable[[str], list[str]]) -> li
         note = f" ({arm['note']})" if arm["note"] else ""
         written.append([name + note, f"{arm['trained']:,}" if arm["trained"] else "–", *row(name)])
     return written
+
+
+def _summary(results: Results) -> str:
+    """Write the arms side by side: memory and time in one table."""
+
+    def row(name: str) -> list[str]:
+        if name not in measured(results, "peak"):
+            return []
+        times, peak = ("optimizer", "step"), value(results, "peak", name) / 1e6
+        return [
+            f"{peak:.0f} MB ({_ratio(results, 'peak', name, FULL):.2f} ×)",
+            *(f"{1000 * value(results, part, name):.1f} ms" for part in times),
+            f"{_ratio(results, 'step', name, FULL):.2f} ×",
+        ]
+
+    heads = ["", "trained", f"peak memory (of {FULL})", "optimizer step", "whole step"]
+    return _markdown([*heads, f"of {FULL}"], _rows(results, "step", row))
 
 
 def _time_table(results: Results) -> str:

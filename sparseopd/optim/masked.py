@@ -143,7 +143,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return self._replicas.bytes_sent if self._replicas is not None else 0
 
     def memory(self) -> dict[str, int]:
-        """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
+        """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`.
+
+        Sampled gradients hold an offset for every row of a layer beside.
+        """
         return bytes_held(self.inner, list(self._compact.values()))
 
     @torch.no_grad()
