@@ -125,7 +125,7 @@ class Train:
     log_every: Count = 1
     save_every: CountOrZero = 0
     """Steps between two states that `train --resume` can go on from; 0 for none. Only the last is kept,
-    until the run has ended."""
+    until the run has ended. Discovery keeps none."""
     save_dtype: Literal["source", "float32"] = "source"
     """What the trained checkpoint is stored in: the source checkpoint's dtype, or the fp32 masters."""
 

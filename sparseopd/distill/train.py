@@ -146,6 +146,7 @@ def run_training(
         log.watch(optimizer, recipe.optimizer.telemetry_every)
         return optimizer
 
+    save_every = recipe.train.save_every if stage == "train" else 0  # discovery cannot be resumed
     trainer = make_trainer(
         recipe,
         student=prepared.student,
@@ -156,7 +157,8 @@ def run_training(
         build_optimizer=build,
         clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
         callbacks=[log, *callbacks],
-        folder=run.resume if recipe.train.save_every else run.path,
+        folder=run.resume if save_every else run.path,
+        save_every=save_every,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return log

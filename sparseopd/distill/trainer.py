@@ -108,11 +108,12 @@ def make_trainer(
     clip: float,
     callbacks: Sequence[TrainerCallback],
     folder: Path,
+    save_every: int,
 ) -> OPDTrainer:
     """Translate a recipe into TRL's configuration.
 
     `clip` is the norm to which `Trainer` clips dense gradients, 0 for none. The trainer writes to
-    `folder` only what `train.save_every` asks for: the last state to resume from.
+    `folder` only the last state to resume from, every `save_every` steps, 0 for never.
     """
     train, rollout = recipe.train, recipe.rollout
     micro = train.micro_batch_size or train.batch_size
@@ -137,8 +138,8 @@ def make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
         logging_steps=train.log_every,
-        save_strategy="steps" if train.save_every else "no",
-        save_steps=train.save_every or 1,
+        save_strategy="steps" if save_every else "no",
+        save_steps=save_every or 1,
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,

@@ -10,7 +10,7 @@ import pytest
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir
-from sparseopd.distill import resume, train
+from sparseopd.distill import discover, resume, train
 from sparseopd.distill.trainer import OPDTrainer
 from sparseopd.errors import RunFolderError
 from sparseopd.masks import Mask, select
@@ -134,6 +134,11 @@ def test_runs_with_nothing_to_go_on_from_are_refused(
         resume(tmp_path / "early")
     with pytest.raises(RunFolderError, match="already holds files"):
         train(recipe, tmp_path / "early")
+
+
+def test_discovery_keeps_no_state(tmp_path: Path) -> None:
+    run = discover(small("tiny-arithmetic", "discover.steps=2"), tmp_path / "found")
+    assert not run.resume.exists() and not run.started.exists()
 
 
 def test_full_runs_log_telemetry_too(tmp_path: Path) -> None:
