@@ -8,6 +8,7 @@ back in the weight's dtype. Decay, momentum and clipping cannot leak: nothing el
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -154,20 +155,23 @@ class MaskedOptimizer(torch.optim.Optimizer):
         """Scale the gathered gradients to at most `max_norm`; return their norm before that.
 
         The norm is over the k masked coordinates, in all processes, and is smaller than the full
-        gradient's: the same `max_norm` clips a masked run less often than a full one.
+        gradient's: the same `max_norm` clips a masked run less often than a full one. Gradients whose
+        norm is not finite are left as they are, so that `step` can name the parameter.
         """
         norm = self._total_norm()
-        if not self._clipped:
+        if not self._clipped:  # the first to clip before a step sees the norm that counts
             self.grad_norm, self._clipped = norm, True
-        nn.utils.clip_grads_with_norm_(list(self.parameters()), max_norm, norm)
+        if max_norm < math.inf and bool(norm.isfinite()):
+            nn.utils.clip_grads_with_norm_(list(self.parameters()), max_norm, norm)
         return norm
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update the k-vectors, write them back and drop the gradients.
 
-        After an overflow that `GradScaler` has found, only the last. Raises `TrainingError` naming the parameter if a gradient is not finite, before any weight
-        has changed; `OptimizerError` if given a closure.
+        After an overflow that `GradScaler` has found, only the last. Raises `TrainingError` naming the
+        parameter if a gradient is not finite, before any weight has changed; `OptimizerError` if given
+        a closure.
         """
         if closure is not None:
             raise OptimizerError(
@@ -176,12 +180,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if not self._unscaled():
             return self.zero_grad()
         compacts = list(self._compact.values())
-        if self.max_grad_norm is not None:
-            norm = self.clip_grad_norm_(self.max_grad_norm)
-        else:
-            norm = self._total_norm()
-            # A caller who clipped has measured the norm before that.
-            self.grad_norm = self.grad_norm if self._clipped else norm
+        norm = self.clip_grad_norm_(math.inf if self.max_grad_norm is None else self.max_grad_norm)
         require_finite(norm, compacts)
         self._steps += 1
         due = self._telemetry_every and self._steps % self._telemetry_every == 0
