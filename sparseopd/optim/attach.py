@@ -13,12 +13,13 @@ from torch import nn
 from sparseopd.errors import OptimizerError
 from sparseopd.optim.compact import CompactParameter
 
-_attached: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_trained: weakref.WeakValueDictionary[int, nn.Parameter] = weakref.WeakValueDictionary()
+"""The weights whose gradients a masked optimizer takes, by identity."""
 
 
 def refuse_attached(model: nn.Module) -> None:
-    """Raise `OptimizerError` if a masked optimizer is attached to the model: it would eat gradients."""
-    if model in _attached:
+    """Raise `OptimizerError` if a masked optimizer takes gradients of this model's weights already."""
+    if any(_trained.get(id(weight)) is weight for weight in model.parameters()):
         raise OptimizerError(
             "this model has a MaskedOptimizer already: call its close() before building another"
         )
@@ -59,7 +60,7 @@ def attach(
     for module in modules:
         # Past the wrapper's own __setattr__, which would hand it on to what it wraps.
         module.__dict__["zero_grad"] = _ZeroGrad(module, optimizer)
-    _attached[model] = True
+    _trained.update({id(compact.weight): compact.weight for compact in compacts})
     held = [weakref.ref(module) for module in modules]
 
     def undo() -> None:
@@ -67,10 +68,11 @@ def attach(
             hook.remove()
         for weight in frozen:
             weight.requires_grad_(True)
+        for compact in compacts:
+            _trained.pop(id(compact.weight), None)
         for module in (one() for one in held):
             if module is not None:
                 module.__dict__.pop("zero_grad", None)
-                _attached.pop(module, None)
 
     return undo
 
@@ -111,7 +113,11 @@ class _AfterLoading:
                     f"load_state_dict(assign=True) has put another tensor in the place of {compact.name}: "
                     "load without assign, or build MaskedOptimizer afterwards"
                 )
-            compact.refresh(keep_masters=True)
+        # Masters know more than bf16 weights do. They stay only if all the weights are what they were
+        # rounded to, since another checkpoint may agree with them here and there.
+        if not all(compact.is_as_written() for compact in self._compacts):
+            for compact in self._compacts:
+                compact.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _AfterLoading, (nn.Module(), ())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError
-from sparseopd.optim.rounding import neighbours, round_stochastically, uniform_at
+from sparseopd.optim.rounding import round_stochastically, uniform_at
 from sparseopd.optim.shards import LocalPart, local_part, local_tensor
 
 
@@ -36,9 +36,12 @@ class CompactParameter:
         # Where all is chosen the weight itself is the k-vector, in the same order.
         self.index = None if bool(chosen.all()) else _positions(chosen).to(held.device)
         self.values = nn.Parameter(self._masked(held).to(torch.float32, copy=True))
+        self.written: tuple[int, int] | None = None
+        """The noise, (step, seed), of the last write; None if it was rounded to nearest."""
         self.norms: Tensor | None = None
         """Norms of the dense gradient and of its masked part, fp32 (2,), where they were asked for."""
 
+    @torch.no_grad()
     def gather(self, *, measure: bool = False) -> None:
         """Add the weight's dense gradient, at the masked coordinates, to `values.grad`; free it.
 
@@ -78,14 +81,19 @@ class CompactParameter:
 
         To nearest, or stochastically by `noise`, a (step, seed).
         """
-        held = self._held()
-        stored = self._rounded(noise) if noise and held.dtype != torch.float32 else self.values
-        flat = held.view(-1)
+        self.written = noise
+        flat = self._held().view(-1)
         if self.index is None:
-            flat.copy_(stored)
+            flat.copy_(self._rounded(flat.dtype))
         else:
             # index_copy_ takes no int32, and is still faster than index_put_ or scatter_ with one.
-            flat.index_copy_(0, self.index.long(), stored.to(held.dtype))
+            flat.index_copy_(0, self.index.long(), self._rounded(flat.dtype))
+
+    @torch.no_grad()
+    def is_as_written(self) -> bool:
+        """Whether the weight holds what the values were last rounded to."""
+        stored = self.stored()
+        return torch.equal(stored, self._rounded(stored.dtype))
 
     @torch.no_grad()
     def stored(self) -> Tensor:
@@ -93,25 +101,20 @@ class CompactParameter:
         return self._masked(self._held()).clone()
 
     @torch.no_grad()
-    def refresh(self, *, keep_masters: bool = False) -> None:
-        """Take the values anew from the weight, after someone else has written to it.
+    def refresh(self) -> None:
+        """Take the values anew from the weight, after someone else has written to it."""
+        self.values.copy_(self._masked(self._held()))
+        self.written = None
 
-        `keep_masters` keeps those that the weight may have been rounded from, which know more than it.
-        """
-        stored = self._masked(self._held())
-        if keep_masters and stored.dtype != torch.float32:
-            low, high = neighbours(self.values, stored.dtype)
-            known = (stored == low) | ((stored == high) & (low.float() != self.values))
-            self.values.copy_(torch.where(known, self.values, stored.float()))
-        else:
-            self.values.copy_(stored)
-
-    def _rounded(self, noise: tuple[int, int]) -> Tensor:
-        size = self.values.numel()
-        local = torch.arange(size, device=self.values.device) if self.index is None else self.index
+    def _rounded(self, dtype: torch.dtype) -> Tensor:
+        """The values in the weight's dtype, as `written` says: (k,)."""
+        values = self.values.detach()
+        if self.written is None or dtype == torch.float32:
+            return values.to(dtype)
+        size = values.numel()
+        local = torch.arange(size, device=values.device) if self.index is None else self.index
         positions = self.part.flat_positions(local.long())
-        uniform = uniform_at(positions, self.name, *noise)
-        return round_stochastically(self.values, self.weight.dtype, uniform)
+        return round_stochastically(values, dtype, uniform_at(positions, self.name, *self.written))
 
     def _held(self) -> Tensor:
         """The weight's own memory in this process; FSDP2 may move it, so it is asked each time."""

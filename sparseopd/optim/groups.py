@@ -43,13 +43,12 @@ def split(
     return list(zip(members, [*settings, {}], strict=True))
 
 
-def _words(group: Mapping[str, Any]) -> list[str]:
-    match = group.get("match")
-    if isinstance(match, str):
-        match = [match]
-    if not match or "params" in group:
+def _words(group: Any) -> list[str]:
+    match = group.get("match") if isinstance(group, Mapping) and "params" not in group else None
+    words = [match] if isinstance(match, str) else match
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise OptimizerError(
-            f"a group of MaskedOptimizer names its parameters by match, a list of patterns, and this "
-            f'one has {", ".join(group)}: write {{"match": ["*norm*"], "weight_decay": 0.0}}'
+            f"a group of MaskedOptimizer names its parameters by match, a list of patterns, and this one "
+            f'is {group!r}: write {{"match": ["*norm*"], "weight_decay": 0.0}}'
         )
-    return list(match)
+    return words

@@ -27,8 +27,9 @@ def build_inner(
     Raises `OptimizerError` for a class that cannot train vectors, or settings it does not take.
     """
     called = getattr(kind, "__name__", str(kind))
+    grouped = _grouped(model, compacts, groups)
     try:
-        inner = kind(_grouped(model, compacts, groups), **settings)
+        inner = kind(grouped, **settings)
     except (TypeError, ValueError) as error:
         raise OptimizerError(f"{called} cannot be built over k-vectors: {error}") from error
     closure = inspect.signature(inner.step).parameters.get("closure")
@@ -39,6 +40,12 @@ def build_inner(
         )
     if isinstance(inner, torch.optim.SparseAdam):
         raise OptimizerError("SparseAdam wants sparse gradients, and k-vectors are dense: use Adam")
+    unknown = {key for group in groups for key in group} - {"match", *inner.defaults}
+    if unknown:
+        raise OptimizerError(
+            f"groups set {sorted(unknown)[0]}, which {called} does not have: it has "
+            f"{', '.join(sorted(inner.defaults))}"
+        )
     return inner
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 `settings`.
             groups: settings for some parameters by name, `[{"match": ["*norm*"], "weight_decay": 0}]`;
                 the first group that matches counts.
-            max_grad_norm: clip inside every `step`, for trainers that only clip dense gradients.
+            max_grad_norm: clip inside every `step`, for trainers that only clip dense gradients; None
+                does not.
             track_full_norm: also take the norm of the whole dense gradient, `full_grad_norm`.
             sampled_gradients: compute the gradients of linear layers at the masked coordinates alone,
                 which is faster on the CPU for masks up to an eighth (`sparseopd.optim.sampled`).
@@ -88,6 +90,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         plain = unwrapped(model)
         for one in (model, plain):
             refuse_unsupported(one)
+        _refuse_settings(max_grad_norm, telemetry_every)
         refuse_attached(plain)
         self._digest = mask.digest()
         self._compact = compact_parameters(plain, mask)
@@ -120,10 +123,16 @@ class MaskedOptimizer(torch.optim.Optimizer):
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._adopt_inner()
         after = self._replicas.after_gather if self._replicas else None
-        undo_sampling = sample_gradients(plain, compacts) if sampled_gradients else None
+        undone = ExitStack()
+        if self._replicas is not None:
+            undone.callback(self._replicas.close)
+        if sampled_gradients:
+            undone.callback(sample_gradients(plain, compacts))
         modules = [plain] if model is plain else [model, plain]
-        undo = attach(modules, compacts, self, measure=track_full_norm, after_gather=after)
-        self._detach = weakref.finalize(self, _undo, undo, undo_sampling, self._replicas)
+        undone.callback(
+            attach(modules, compacts, self, measure=track_full_norm, after_gather=after)
+        )
+        self._detach = weakref.finalize(self, undone.close)
         self._detach.atexit = False
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -177,6 +186,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
             raise OptimizerError(
                 "MaskedOptimizer takes no closure: call backward() first, then step()"
             )
+        if not self._detach.alive:
+            raise OptimizerError(
+                "this MaskedOptimizer is closed and gathers no gradients: build another"
+            )
         if not self._unscaled():
             return self.zero_grad()
         compacts = list(self._compact.values())
@@ -206,7 +219,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def refresh(self) -> None:
         """Take the k values anew from the weights, after someone else has written to them.
 
-        `load_state_dict` on the model does that by itself.
+        `load_state_dict` on the model does that by itself, on a part of it not, and keeps masters whose
+        weights it did not change: after small updates in bf16 they are ahead of them.
         """
         for compact in self._compact.values():
             compact.refresh()
@@ -233,6 +247,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return {
             "format": state.FORMAT,
             "mask": self._digest,
+            "optimizer": type(self.inner).__name__,
             "steps": self._steps,
             **collected,
         }
@@ -243,7 +258,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         The weights are not touched: load their checkpoint as well. Raises `OptimizerError` if the
         state is another mask's, or no masked optimizer's.
         """
-        if state_dict.get("format") != state.FORMAT or "mask" not in state_dict:
+        known = isinstance(state_dict, Mapping) and state_dict.get("format") == state.FORMAT
+        if not known or "mask" not in state_dict:
             raise OptimizerError(
                 "this is not the state of a MaskedOptimizer of this version: resume with the file it wrote"
             )
@@ -251,9 +267,19 @@ class MaskedOptimizer(torch.optim.Optimizer):
             raise OptimizerError(
                 "this optimizer state belongs to another mask: resume with the mask it was saved under"
             )
+        if state_dict["optimizer"] != type(self.inner).__name__:
+            raise OptimizerError(
+                f"this is the state of {state_dict['optimizer']}, and {type(self.inner).__name__} cannot go "
+                "on from it: build the optimizer it was saved from"
+            )
         state.restore(self.inner, self._compact, self._start, state_dict, sharded=self._sharded)
         self._steps = state_dict["steps"]
         self._adopt_inner()
+
+    def __reduce__(self) -> Any:
+        raise OptimizerError(
+            "a MaskedOptimizer cannot be copied or pickled, since it hangs on its model: use state_dict"
+        )
 
     def _adopt_inner(self) -> None:
         # The same objects: schedulers write to these groups, and `load_state_dict` replaces both.
@@ -262,6 +288,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _unscaled(self) -> bool:
         """Take a loss scale out of the gradients; False after an overflow, which no one else drops."""
+        if self._sharded and hasattr(self, "found_inf"):
+            raise OptimizerError(
+                "GradScaler looks for overflows in each process alone, and under FSDP2 each holds other "
+                "coordinates: train in bf16, which needs no scaler"
+            )
         if float(getattr(self, "found_inf", 0.0)):
             return False
         scale = getattr(self, "grad_scale", None)
@@ -286,13 +317,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return {**norms, **moments(self.inner.state, owned, summed), **watch.measure(summed)}
 
 
-def _undo(
-    undo: Callable[[], None],
-    undo_sampling: Callable[[], None] | None,
-    replicas: Replicas | None,
-) -> None:
-    undo()
-    if undo_sampling is not None:
-        undo_sampling()
-    if replicas is not None:
-        replicas.close()
+def _refuse_settings(max_grad_norm: float | None, telemetry_every: int) -> None:
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise OptimizerError(
+            f"max_grad_norm is {max_grad_norm}, which would stop or turn round training: give a positive "
+            "norm, or None not to clip"
+        )
+    if telemetry_every < 0:
+        raise OptimizerError(f"telemetry_every is {telemetry_every}: give steps, or 0 for never")

@@ -24,23 +24,12 @@ def round_stochastically(
 
     Values beyond the largest of `dtype` stay at it; infinities and NaN are kept.
     """
-    low, high = neighbours(values, dtype)
-    share = (values.abs() - low.float().abs()) / (high.float().abs() - low.float().abs())
-    rounded = torch.where(uniform < share, high, low)
-    return torch.where(values.isfinite(), rounded, values.to(dtype))
-
-
-def neighbours(
-    values: Float[Tensor, "k"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
-    """Return the bf16 or fp16 numbers around fp32 `values`: the one toward zero, and the next.
-
-    The first is the value itself where `dtype` holds it.
-    """
     nearest = values.to(dtype)
     # Both dtypes order their magnitudes as their bits are ordered, the sign apart.
-    low = nearest.view(torch.int16) - (nearest.float().abs() > values.abs()).to(torch.int16)
-    return low.view(dtype), (low + 1).view(dtype)
+    bits = nearest.view(torch.int16) - (nearest.float().abs() > values.abs()).to(torch.int16)
+    low, high = bits.view(dtype), (bits + 1).view(dtype)
+    share = (values.abs() - low.float().abs()) / (high.float().abs() - low.float().abs())
+    return torch.where(values.isfinite(), torch.where(uniform < share, high, low), nearest)
 
 
 def uniform_at(positions: Int[Tensor, "k"], name: str, step: int, seed: int) -> Float[Tensor, "k"]:

@@ -1,7 +1,8 @@
 """Optimizer state by parameter name: saved whole, read by any process, order or world size.
 
-    {"format": 1, "mask": digest, "steps": n,
+    {"format": 1, "mask": digest, "optimizer": class name, "steps": n,
      "parameters": {name: {"values": fp32 (k,), "state": {"exp_avg": (k,), "step": (), …},
+                           "written": (step, seed) of the last stochastic rounding, or None,
                            "start": (k,) as stored when training began, where telemetry is on}},
      "groups": [{"names": [name, …], "lr": …, …}]}
 
@@ -23,6 +24,7 @@ from sparseopd.optim.compact import CompactParameter
 from sparseopd.optim.shards import summed_over_shards
 
 FORMAT = 1
+_STRANGE = "strange"
 
 
 def collect(
@@ -39,14 +41,14 @@ def collect(
     """
     parameters = {}
     for name, compact in compacts.items():
-        state = dict(inner.state.get(compact.values, {}))
+        state, written = dict(inner.state.get(compact.values, {})), compact.written
         vectors = {"values": compact.values.detach()}
         if name in start:
             vectors["start"] = start[name]
         if sharded:
-            state = _whole_state(compact, state)
+            state, written = _whole_state(compact, state)
             vectors = {key: _whole(compact, vector) for key, vector in vectors.items()}
-        parameters[name] = {**vectors, "state": state}
+        parameters[name] = {**vectors, "state": state, "written": written}
     names = {id(compact.values): name for name, compact in compacts.items()}
     groups = [
         {
@@ -100,17 +102,27 @@ def restore(
     inner.load_state_dict({"state": states, "param_groups": new_groups})
     for name, compact in compacts.items():
         compact.values.copy_(_cut(compact, parameters[name]["values"], sharded))
+        compact.written = parameters[name]["written"]
         if name in start and "start" in parameters[name]:
             start[name] = _cut(compact, parameters[name]["start"], sharded).cpu()
 
 
-def _whole_state(compact: CompactParameter, state: dict[str, Any]) -> dict[str, Any]:
+def _whole_state(
+    compact: CompactParameter, state: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """Put a parameter's state together from all processes, and its last rounding."""
     k = compact.values.numel()
-    kinds = {key: _kind(compact.name, key, value, k) for key, value in state.items()}
+    kinds = {key: _kind(value, k) for key, value in state.items()}
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, kinds)
+    dist.all_gather_object(everyone, (kinds, compact.written))
     # A process without a coordinate of this weight has no state of it, but takes part in the sums.
-    known = {key: kind for kinds in everyone for key, kind in kinds.items()}
+    known = {key: kind for kinds, _ in everyone for key, kind in kinds.items()}
+    strange = next((key for key, (_, kind) in known.items() if kind == _STRANGE), None)
+    if strange is not None:  # in every process alike, so that none waits for another
+        raise OptimizerError(
+            f"the optimizer state {strange} of {compact.name} has not one value for each coordinate, so it "
+            "cannot be saved from shards: use another optimizer with FSDP2"
+        )
     whole = {}
     for key, (scalar, dtype) in sorted(known.items()):
         if dtype is None:
@@ -118,18 +130,16 @@ def _whole_state(compact: CompactParameter, state: dict[str, Any]) -> dict[str, 
         else:
             local = state.get(key, torch.zeros(0, dtype=dtype, device=compact.values.device))
             whole[key] = _whole(compact, local)
-    return whole
+    return whole, next((written for _, written in everyone if written is not None), None)
 
 
-def _kind(name: str, key: str, value: Any, k: int) -> tuple[Any, torch.dtype | None]:
-    """Whether an entry is one value for the parameter (itself, None) or one for each coordinate."""
+def _kind(value: Any, k: int) -> tuple[Any, torch.dtype | str | None]:
+    """Whether an entry is one value for the parameter (itself, None), one for each coordinate (None,
+    dtype), or something else."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value, None
     if value.shape != (k,) or not value.is_floating_point():
-        raise OptimizerError(
-            f"the optimizer state {key} of {name} has shape {tuple(value.shape)} and {value.dtype} for "
-            f"{k} coordinates, which cannot be saved from shards: use a 32-bit optimizer with FSDP2"
-        )
+        return None, _STRANGE
     return None, value.dtype
 
 
