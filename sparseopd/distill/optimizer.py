@@ -11,8 +11,8 @@ from sparseopd.errors import OptimizerError, RecipeError
 from sparseopd.masks import Mask
 from sparseopd.optim import MaskedOptimizer
 from sparseopd.optim.build import checkpoint_names, own_names
-from sparseopd.optim.groups import split
-from sparseopd.optim.sampled import DENSEST
+from sparseopd.optim.groups import grouped
+from sparseopd.optim.sampled import NOTHING_TO_SAMPLE, is_sparse_enough, samplable
 from sparseopd.optimizer_settings import Name, Optimizer
 from sparseopd.pairs import pick_device
 from sparseopd.recipe import Recipe
@@ -40,7 +40,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torc
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
     if mask is None:
-        return kind(_dense_groups(model, _groups(settings)), **options)
+        return kind(grouped(model, own_names(model), _groups(settings)), **options)
     return MaskedOptimizer(
         model,
         mask,
@@ -58,25 +58,28 @@ def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torc
 def check_groups(settings: Optimizer, model: nn.Module) -> None:
     """Raise `RecipeError` for a group that matches no parameter, before time is spent."""
     try:
-        _dense_groups(model, _groups(settings))
+        grouped(model, own_names(model), _groups(settings))
     except OptimizerError as error:
         raise RecipeError(f"optimizer.groups: {error}") from error
 
 
-def check_sampling(recipe: Recipe, mask: Mask) -> None:
+def check_sampling(recipe: Recipe, model: nn.Module, mask: Mask) -> None:
     """Raise `RecipeError` where sampled gradients were asked for and would do nothing."""
     if not recipe.optimizer.sampled_gradients:
         return
     device = pick_device(recipe.device).type
-    if device != "cpu":
-        raise RecipeError(
-            f"optimizer.sampled_gradients works on the CPU and training is on {device}: drop it, or set "
-            "device=cpu"
+    names = {id(weight): name for name, weight in own_names(model).items()}
+    pieces = checkpoint_names(model)
+    counts = [
+        (
+            sum(mask.count(piece) for piece in pieces[names[id(module.weight)]]),
+            module.weight.numel(),
         )
-    if not any(0 < mask.density(name) <= DENSEST for name in mask.names):
+        for module in samplable(model)
+    ]
+    if device != "cpu" or not any(is_sparse_enough(k, numel) for k, numel in counts):
         raise RecipeError(
-            f"optimizer.sampled_gradients pays where a mask has at most {100 * DENSEST:g} % of a tensor, "
-            "and this one has more of each: drop it"
+            f"optimizer.sampled_gradients: {NOTHING_TO_SAMPLE} (training on {device})"
         )
 
 
@@ -90,14 +93,3 @@ def _groups(settings: Optimizer) -> list[dict[str, Any]]:
         {key: value for key, value in vars(group).items() if value is not None}
         for group in settings.groups
     ]
-
-
-def _dense_groups(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if not groups:  # the names of a checkpoint's tensors take a moment to find
-        return [{"params": list(model.parameters())}]
-    weights = own_names(model)
-    known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
-    members = [
-        ([weights[name] for name in names], settings) for names, settings in split(known, groups)
-    ]
-    return [{"params": params, **settings} for params, settings in members if params]

@@ -38,15 +38,17 @@ def mark_started(run: RunDir, name: str | None) -> None:
 
 
 def find_stopped(run: RunDir) -> Stopped:
-    """Find the last whole checkpoint of a run.
+    """Find the last whole state of a run, and remove what its end left half-done.
 
     Raises `RunFolderError` if the run has ended, is no training run, or kept no checkpoint.
     """
     if run.facts.exists():
+        forget(run)  # it may have been killed just before that
         raise RunFolderError(f"{run.path} has ended: there is nothing to resume")
     if not run.started.exists():
         raise RunFolderError(f"{run.path} is not a training run that stopped: give its folder")
     remove_partial(run)
+    shutil.rmtree(run.checkpoint, ignore_errors=True)  # written, but not yet checked off the mask
     last = get_last_checkpoint(str(run.resume)) if run.resume.is_dir() else None
     if last is None:
         raise RunFolderError(

@@ -168,7 +168,7 @@ def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:
     """Refuse a mask that is empty or foreign, and dtypes that would round what it leaves alone."""
     if not mask.count():
         raise MaskError("the mask is empty: nothing would be trained")
-    check_sampling(recipe, mask)
+    check_sampling(recipe, prepared.student, mask)
     folder = local_folder(recipe.student)
     require_lossless(folder, getattr(torch, recipe.student.dtype), prepared.stored_dtype)
     mask.verify(prepared.student)

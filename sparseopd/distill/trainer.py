@@ -69,7 +69,11 @@ class RunLog(TrainerCallback):
         if isinstance(optimizer, MaskedOptimizer):
             self.optimizer = optimizer
         elif every:
-            watch_moments(optimizer, every, self._keep)
+            watch_moments(optimizer, lambda: (self.step + 1) % every == 0, self._keep)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take over the step that a resumed run goes on from."""
+        self.step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report that a step is done."""

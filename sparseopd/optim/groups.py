@@ -5,8 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from sparseopd.errors import OptimizerError
 from sparseopd.masks.scope import BLOCKS, matches
+from sparseopd.optim.build import checkpoint_names
+
+
+def grouped(
+    model: nn.Module, trained: Mapping[str, Tensor], groups: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the parameter groups of a torch optimizer over `trained`, those that would be empty left out.
+
+    Args: `trained`, what is trained of each parameter, by its name: itself, or its k-vector.
+    """
+    if not groups:  # the names of a checkpoint's tensors take a moment to find
+        return [{"params": list(trained.values())}]
+    known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
+    members = [
+        ([trained[name] for name in names if name in trained], settings)
+        for names, settings in split(known, groups)
+    ]
+    return [{"params": params, **settings} for params, settings in members if params]
 
 
 def split(
@@ -46,9 +66,13 @@ def split(
 def _words(group: Any) -> list[str]:
     match = group.get("match") if isinstance(group, Mapping) and "params" not in group else None
     words = [match] if isinstance(match, str) else match
-    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+    if (
+        not isinstance(words, (list, tuple))
+        or not words
+        or not all(isinstance(w, str) for w in words)
+    ):
         raise OptimizerError(
             f"a group of MaskedOptimizer names its parameters by match, a list of patterns, and this one "
             f'is {group!r}: write {{"match": ["*norm*"], "weight_decay": 0.0}}'
         )
-    return words
+    return list(words)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError
-from sparseopd.optim.build import checkpoint_names
+from sparseopd.optim.build import sharded
 from sparseopd.optim.compact import CompactParameter
-from sparseopd.optim.groups import split
+from sparseopd.optim.groups import grouped
 
 
 def build_inner(
@@ -27,9 +27,10 @@ def build_inner(
     Raises `OptimizerError` for a class that cannot train vectors, or settings it does not take.
     """
     called = getattr(kind, "__name__", str(kind))
-    grouped = _grouped(model, compacts, groups)
+    values = {name: compact.values for name, compact in compacts.items()}
+    parameter_groups = grouped(model, values, groups)
     try:
-        inner = kind(grouped, **settings)
+        inner = kind(parameter_groups, **settings)
     except (TypeError, ValueError) as error:
         raise OptimizerError(f"{called} cannot be built over k-vectors: {error}") from error
     closure = inspect.signature(inner.step).parameters.get("closure")
@@ -40,6 +41,13 @@ def build_inner(
         )
     if isinstance(inner, torch.optim.SparseAdam):
         raise OptimizerError("SparseAdam wants sparse gradients, and k-vectors are dense: use Adam")
+    if getattr(getattr(inner, "args", None), "optim_bits", 32) == 8 and sharded(
+        [*compacts.values()]
+    ):
+        raise OptimizerError(
+            f"the 8-bit state of {called} has scales for blocks of coordinates, which cannot be saved from "
+            "shards: use a 32-bit optimizer with FSDP2"
+        )
     unknown = {key for group in groups for key in group} - {"match", *inner.defaults}
     if unknown:
         raise OptimizerError(
@@ -61,16 +69,3 @@ def bytes_held(
         "index": sum(compact.index.nbytes for compact in compacts if compact.index is not None),
         "state": sum(unique.values()),
     }
-
-
-def _grouped(
-    model: nn.Module,
-    compacts: Mapping[str, CompactParameter],
-    groups: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    known = {name: [name, *pieces] for name, pieces in checkpoint_names(model).items()}
-    members = [
-        ([compacts[name].values for name in names if name in compacts], settings)
-        for names, settings in split(known, groups)
-    ]
-    return [{"params": values, **settings} for values, settings in members if values]

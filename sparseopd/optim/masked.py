@@ -122,7 +122,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._start = {n: c.stored().cpu() for n, c in self._compact.items() if telemetry_every}
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._adopt_inner()
-        after = self._replicas.after_gather if self._replicas else None
+        after = self._replicas.in_backward if self._replicas else None
         undone = ExitStack()
         if self._replicas is not None:
             undone.callback(self._replicas.close)

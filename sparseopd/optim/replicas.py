@@ -2,8 +2,8 @@
 
 DDP would average every dense gradient, and keep memory for all of them. Instead the masked parameters
 are left out of it, and the gathered vectors are averaged once after each backward pass that DDP would
-have averaged, in one call: 4·k bytes instead of 4·n. FSDP2 needs none of this, since it reduces while
-it shards.
+have averaged: 4·k bytes instead of 4·n. DDP itself rests meanwhile, as under its `no_sync`. FSDP2 needs
+none of this, since it reduces while it shards.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from sparseopd.errors import OptimizerError
 from sparseopd.optim.compact import CompactParameter
@@ -60,8 +62,9 @@ def refuse_unsupported(model: nn.Module) -> None:
 class Replicas:
     """Averages gathered gradients over processes that hold the same weights.
 
-    Every hook that gathers calls `after_gather`. The average is taken when the backward pass ends,
-    unless DDP's `no_sync` is on, in which case the next pass that ends without takes it for both.
+    The average is taken when a backward pass ends, unless DDP's `no_sync` is on, in which case the next
+    pass that ends without takes it for both. Passes are noticed at the model's outputs, since a process
+    whose batch needs no masked gradient must take part as well, and where gradients are gathered.
     """
 
     def __init__(self, model: nn.Module, compacts: Sequence[CompactParameter], digest: str) -> None:
@@ -75,19 +78,25 @@ class Replicas:
         masked = {id(compact.weight) for compact in compacts if compact is not smallest}
         # DDP goes by every name of a tied weight.
         named = model.named_parameters(remove_duplicate=False)
-        self._ours = {name for name, weight in named if id(weight) in masked}
+        ours = {name for name, weight in named if id(weight) in masked}
+        self._ours = masked
         self._before: set[str] = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-        _leave_to_us(model, self._before | self._ours)
-        self._watch = model.register_forward_pre_hook(self._see_ddp)
+        # The same names as they are once torch.compile has wrapped the model.
+        _leave_to_us(model, self._before | ours | {f"_orig_mod.{name}" for name in ours})
+        self._hooks = [
+            model.register_forward_pre_hook(_uncompiled(self._see_ddp)),
+            model.register_forward_hook(_uncompiled(self._watch_outputs)),
+        ]
         self._sync = True
+        self._resting: DistributedDataParallel | None = None
         self._queued = False
         self.settled = False
         """Whether the gathered gradients are averages already."""
         self.bytes_sent = 0
         """Bytes of gradient given to the collective so far."""
 
-    def after_gather(self) -> None:
-        """Average once this backward pass is over."""
+    def in_backward(self, *_: object) -> None:
+        """Average once the backward pass that is running is over."""
         self.settled = False
         if not self._queued:
             self._queued = True
@@ -120,22 +129,50 @@ class Replicas:
 
     def close(self) -> None:
         """Give the parameters back to DDP."""
-        self._watch.remove()
+        for hook in self._hooks:
+            hook.remove()
         _leave_to_us(self._model, self._before)
 
     def _finish(self) -> None:
         self._queued = False
+        self._wake_ddp()
         if self._sync:
             self.average()
 
+    def _watch_outputs(self, _: nn.Module, __: object, outputs: object) -> None:
+        tensors = [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]
+        tensors = [tensor for tensor in tensors if tensor.requires_grad]
+        if tensors:
+            register_multi_grad_hook(tensors, self.in_backward, mode="any")
+
     def _see_ddp(self, *_: object) -> None:
+        self._wake_ddp()  # the forward before may have had no backward
         ddp = _running_ddp()
         self._sync = ddp is None or ddp.require_backward_grad_sync
-        if ddp is not None and not self._ours <= set(ddp.parameters_to_ignore):
+        if ddp is None or not torch.is_grad_enabled():
+            return
+        ignored = set(ddp.parameters_to_ignore)
+        named = ddp.module.named_parameters(remove_duplicate=False)
+        if any(id(weight) in self._ours and name not in ignored for name, weight in named):
             raise OptimizerError(
                 "DistributedDataParallel wraps another module than the one MaskedOptimizer was built "
                 "from, and would average its gradients twice: build it from the module you wrap"
             )
+        if self._sync:
+            # It must be left one parameter, and would wait for processes that do not use that one.
+            ddp.require_backward_grad_sync = False
+            self._resting = ddp
+
+    def _wake_ddp(self) -> None:
+        if self._resting is not None:
+            self._resting.require_backward_grad_sync = True
+            self._resting.require_forward_param_sync = True  # of buffers
+            self._resting = None
+
+
+def _uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """Keep torch.compile from tracing a hook that looks at the world around it."""
+    return torch.compiler.disable(hook)  # pyright: ignore[reportReturnType]
 
 
 def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -173,8 +210,7 @@ def _leave_to_us(model: nn.Module, names: set[str]) -> None:
     """Tell a later DDP which parameters not to average.
 
     The one place that calls this static method of DDP, a prototype API read from torch 2.13. DDP
-    refuses a model of which it may average nothing, so it keeps the smallest masked parameter, whose
-    gradient has been gathered, and is gone, by the time it looks.
+    refuses a model of which it may average nothing, so it is left the smallest masked parameter.
     """
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(names))
 

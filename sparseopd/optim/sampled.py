@@ -10,6 +10,7 @@ dense product's by rounding only. It pays up to about an eighth of the coordinat
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -24,45 +25,64 @@ from sparseopd.optim.compact import CompactParameter
 
 DENSEST = 0.125
 """Share of a layer's coordinates above which the dense product is faster."""
+NOTHING_TO_SAMPLE = (
+    f"sampled gradients need linear layers on the CPU of which the mask has at most {100 * DENSEST:g} %, "
+    "and there is none: leave them off"
+)
 _TOKENS = 256
 """Tokens multiplied at a time, so that a layer's inputs and gradients stay in the cores' caches."""
+
+
+def samplable(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers whose gradients can be sampled, however dense their mask is.
+
+    Subclasses and modules with a forward of their own may do more than multiply; a weight that two
+    modules share gets dense gradients from the other; and only the CPU's product is sampled.
+    """
+    users = Counter(
+        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+    )
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear
+        and "forward" not in module.__dict__
+        and users[id(module.weight)] == 1
+        and module.weight.device.type == "cpu"
+    ]
 
 
 def sample_gradients(model: nn.Module, compacts: Sequence[CompactParameter]) -> Callable[[], None]:
     """Let the linear layers under a sparse enough mask compute their masked gradients only.
 
-    Returns the function that undoes it. Raises `OptimizerError` if there is no such layer on the CPU.
+    Returns the function that undoes it. Raises `OptimizerError` if there is no such layer.
     """
-    by_weight = {id(compact.weight): compact for compact in compacts}
-    users = [
-        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+    sparse = {
+        id(compact.weight): compact
+        for compact in compacts
+        if is_sparse_enough(compact.values.numel(), compact.weight.numel())
+    }
+    forwards = [
+        (module, _SampledForward(module, sparse[id(module.weight)]))
+        for module in samplable(model)
+        if id(module.weight) in sparse
     ]
-    chosen = [
-        (module, by_weight[id(module.weight)])
-        for module in model.modules()
-        # Subclasses and modules with a forward of their own may do more than multiply; a weight that
-        # two modules share gets dense gradients from the other.
-        if type(module) is nn.Linear
-        and "forward" not in module.__dict__
-        and id(module.weight) in by_weight
-        and users.count(id(module.weight)) == 1
-    ]
-    chosen = [(module, compact) for module, compact in chosen if _worthwhile(compact)]
-    if not chosen:
-        raise OptimizerError(
-            f"sampled_gradients needs linear layers on the CPU of which the mask has at most "
-            f"{100 * DENSEST:g} %, and there is none: leave it off"
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        for module, compact in chosen:
-            module.__dict__["forward"] = _SampledForward(module, compact)
+    if not forwards:
+        raise OptimizerError(NOTHING_TO_SAMPLE)
+    for module, forward in forwards:
+        module.__dict__["forward"] = forward
 
     def undo() -> None:
-        for module, _ in chosen:
-            module.__dict__.pop("forward", None)
+        for module, forward in forwards:
+            if module.__dict__.get("forward") is forward:  # others may have put theirs over it
+                del module.__dict__["forward"]
 
     return undo
+
+
+def is_sparse_enough(k: int, numel: int) -> bool:
+    """Whether sampling k of a layer's coordinates is faster than the dense product."""
+    return 0 < k <= DENSEST * numel
 
 
 def sampled_product(
@@ -76,17 +96,8 @@ def sampled_product(
     return pattern.values()
 
 
-def _worthwhile(compact: CompactParameter) -> bool:
-    index, weight = compact.index, compact.weight
-    return (
-        index is not None
-        and weight.device.type == "cpu"
-        and 0 < len(index) <= DENSEST * weight.numel()
-    )
-
-
 class _SampledForward:
-    """The forward of one linear layer, whose backward leaves the k-vector's gradient."""
+    """The forward of one linear layer, in whose graph the k-vector stands for the weight."""
 
     def __init__(self, module: nn.Linear, compact: CompactParameter) -> None:
         self._module, self._compact = module, compact
@@ -95,14 +106,18 @@ class _SampledForward:
             torch.div(_index(compact), columns, rounding_mode="floor"), minlength=rows
         )
         self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(_index(compact).dtype)
-        self.pattern()  # torch warns once that CSR is young, here rather than in training
+        with warnings.catch_warnings():  # torch warns once that CSR is young
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            self.pattern()
 
     @torch.compiler.disable
     def __call__(self, inputs: Tensor) -> Tensor:
-        module = self._module
-        if not torch.is_grad_enabled():
+        module, compact = self._module, self._compact
+        # Other weights may be lent to the module for a call (torch.func.functional_call).
+        if not torch.is_grad_enabled() or module.weight is not compact.weight:
             return functional.linear(inputs, module.weight, module.bias)
-        return _Linear.apply(inputs, module.weight, module.bias, self)
+        weight = module.weight.detach()
+        return _Linear.apply(inputs, weight, module.bias, compact.values, self.pattern)
 
     def pattern(self) -> Tensor:
         """Return the mask as a CSR tensor (m, n) of zeros, fp32."""
@@ -117,40 +132,45 @@ class _SampledForward:
             check_invariants=False,
         )
 
-    def accumulate(self, grad: Tensor, inputs: Tensor) -> None:
-        """Add the masked gradient of a batch to the k-vector's."""
-        grad, inputs = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, inputs))
-        self._compact.accumulate(sampled_product(self.pattern(), grad, inputs))
-
     def __reduce__(self) -> tuple[Any, ...]:
         return partial, (nn.Linear.forward, self._module)  # a copied module is a plain one
 
 
 class _Linear(torch.autograd.Function):
-    """`functional.linear`, except that the weight's gradient goes to its k-vector."""
+    """`functional.linear` as a function of inputs, bias and the k values inside the weight.
+
+    The weight holds the values already, so they take part in backward alone.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, owner: Any
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        values: Tensor,
+        pattern: Callable[[], Tensor],
     ) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        ctx.owner = owner
         return functional.linear(inputs, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.pattern = inputs[4]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         (grad,) = grads
-        to_inputs = to_bias = None
-        if ctx.needs_input_grad[
-            0
-        ]:  # autocast may have multiplied in another dtype than the inputs'
+        to_inputs = to_bias = to_values = None
+        if ctx.needs_input_grad[0]:
+            # Autocast may have multiplied in another dtype than the inputs'.
             to_inputs = (grad @ weight.to(grad.dtype)).to(inputs.dtype)
-        if ctx.needs_input_grad[1]:
-            ctx.owner.accumulate(grad, inputs)
+        grad, inputs = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, inputs))
         if ctx.needs_input_grad[2]:
-            to_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
-        return to_inputs, None, to_bias, None
+            to_bias = grad.sum(0)
+        if ctx.needs_input_grad[3]:
+            to_values = sampled_product(ctx.pattern(), grad, inputs)
+        return to_inputs, None, to_bias, to_values, None
 
 
 def _index(compact: CompactParameter) -> Tensor:

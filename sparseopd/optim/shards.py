@@ -27,10 +27,8 @@ class LocalPart:
     """Of the whole weight."""
     region: tuple[slice, ...]
     """The block, a slice for every dimension."""
-    copies: int = 1
-    """How many processes hold this very block."""
     first_copy: bool = True
-    """Whether this process is the first of those, the one that counts where sums are taken."""
+    """Whether this process is the first of those that hold this very block (HSDP): sums count that one."""
 
     @property
     def whole(self) -> bool:
@@ -84,7 +82,6 @@ def local_part(name: str, weight: Tensor) -> LocalPart:
     return LocalPart(
         weight.shape,
         tuple(slice(begin, begin + size) for begin, size in zip(start, shape, strict=True)),
-        copies=math.prod(weight.device_mesh.size(axis) for axis in held),
         first_copy=all(coordinate[axis] == 0 for axis in held),
     )
 

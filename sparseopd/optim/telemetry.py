@@ -75,7 +75,7 @@ class StepWatch:
             if not compact.part.first_copy:
                 continue
             after, shown = compact.values.detach(), compact.stored()
-            start = self._start[compact.name].to(shown.device)
+            start = self._start[compact.name].to(shown.device, shown.dtype)
             sums += _host(
                 _squared(after - values),
                 _squared(values),
@@ -95,15 +95,14 @@ class StepWatch:
 
 
 def watch_moments(
-    optimizer: torch.optim.Optimizer, every: int, record: Callable[[dict[str, float]], None]
+    optimizer: torch.optim.Optimizer,
+    due: Callable[[], bool],
+    record: Callable[[dict[str, float]], None],
 ) -> None:
-    """Give `record` the `moments` of a plain torch optimizer after every so many of its steps."""
-    steps = 0
+    """Give `record` the `moments` of a plain torch optimizer after each of its steps that is `due`."""
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps % every == 0:
+        if due():
             parameters = [one for group in optimizer.param_groups for one in group["params"]]
             record(moments(optimizer.state, parameters, lambda sums: sums))
 

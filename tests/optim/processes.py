@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -145,6 +146,77 @@ def run_ddp(results: dict[str, Any], folder: Path) -> None:
         torch.save(optimizer.state_dict(), folder / "ddp-state.pt")
 
 
+def run_ddp_compiled(results: dict[str, Any], folder: Path) -> None:
+    """DDP around a compiled model: the same training, and no dense gradient beside the k-vectors."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = make_model()
+    optimizer = build(model, make_mask(model))
+    wrapped = DistributedDataParallel(torch.compile(model, backend="aot_eager"))
+    dense = 0
+
+    def count(_, bucket):  # DDP refuses annotations that are strings
+        nonlocal dense
+        dense += bucket.buffer().numel()
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    wrapped.register_comm_hook(None, count)
+    hold = lambda part: wrapped.no_sync() if part == 0 else nullcontext()  # noqa: E731
+    train(wrapped, optimizer, batches(rank, world), hold=hold)
+    results["compiled_dense"] = dense
+    if rank == 0:
+        torch.save(whole(model), folder / "compiled.pt")
+
+
+class TwoInputs(nn.Module):
+    """A vision layer that a batch without images does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.vision, self.text = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, inputs: Tensor, image: bool) -> Tensor:
+        return self.text(self.vision(inputs) if image else inputs)
+
+
+def run_text_only(results: dict[str, Any], folder: Path) -> None:
+    """Of two backward passes, both averaged, the first needs no masked gradient in one process."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = TwoInputs()
+    mask = Mask.from_tensors({"vision.weight": torch.ones(6, 6, dtype=torch.bool)})
+    optimizer = MaskedOptimizer(model, mask, torch.optim.SGD, lr=0.1)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    for part, image in enumerate((rank == 0, True)):
+        inputs = two_inputs(part, rank, world)
+        wrapped(inputs.requires_grad_(), image).square().mean().backward()
+    optimizer.step()
+    results["text_only"] = model.vision.weight.tolist()
+
+
+def two_inputs(part: int, rank: int, world: int) -> Tensor:
+    """The inputs of `run_text_only`, (4 / world, 6)."""
+    generator = torch.Generator().manual_seed(part)
+    return torch.randn(4, 6, generator=generator)[rank::world]
+
+
+def run_fsdp_refusals(results: dict[str, Any], folder: Path) -> None:
+    """What FSDP2 cannot do with shards is refused in every process, so that none waits."""
+    model = sharded(make_model(), dist.get_world_size())
+    mask = make_mask(make_model())
+    results["fsdp_errors"] = [
+        refusal(lambda: MaskedOptimizer(model, mask, bitsandbytes.optim.AdamW8bit, lr=1e-3)),
+        refusal(lambda: scaled_step(model, build(model, mask))),
+    ]
+
+
+def scaled_step(model: nn.Module, optimizer: MaskedOptimizer) -> None:
+    """A step under GradScaler."""
+    scaler = torch.amp.GradScaler("cpu")
+    tokens = next(batches(dist.get_rank(), dist.get_world_size()))
+    scaler.scale(model(input_ids=tokens, labels=tokens).loss).backward()
+    scaler.step(optimizer)
+
+
 def shifted(rank: int) -> nn.Module:
     """A model that one process has other weights of."""
     model = make_model()
@@ -270,7 +342,10 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     results: dict[str, Any] = {}
     run_ddp(results, folder)
+    run_ddp_compiled(results, folder)
+    run_text_only(results, folder)
     run_fsdp(results, folder)
+    run_fsdp_refusals(results, folder)
     run_layouts(results, folder)
     run_accelerate(results, folder)
     run_accelerate_fsdp(results, folder)

@@ -66,7 +66,7 @@ def weights(folder: Path, name: str) -> dict[str, Tensor]:
     return found.get("weights", found)
 
 
-WAYS = ("ddp", "fsdp", "columns", "copies", "accelerate", "accelerate-fsdp")
+WAYS = ("ddp", "compiled", "fsdp", "columns", "copies", "accelerate", "accelerate-fsdp")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -102,9 +102,21 @@ def test_gradients_are_sent_as_k_vectors(results: list[dict[str, Any]]) -> None:
     for process in results:
         assert process["ddp_bytes"] == process["accelerate_bytes"] == STEPS * 4 * mask.count()
         assert process["ddp_replicas_equal"]
-        smallest = min(weight.numel() for weight in make_model().parameters())
-        assert process["ddp_dense"] == STEPS * smallest  # DDP must be left one parameter
+        assert process["ddp_dense"] == process["compiled_dense"] == 0
         assert process["accelerate_kind"] == "DistributedDataParallel"
+
+
+def test_a_batch_without_masked_gradients_is_averaged_too(results: list[dict[str, Any]]) -> None:
+    model = processes.TwoInputs()
+    losses = [
+        model(processes.two_inputs(part, rank, 2), image).square().mean()
+        for rank in (0, 1)
+        for part, image in enumerate((rank == 0, True))
+    ]
+    (grad,) = torch.autograd.grad(sum(losses) / 2, [model.vision.weight])
+    for process in results:
+        found = torch.tensor(process["text_only"])
+        assert torch.allclose(found, model.vision.weight - 0.1 * grad, atol=1e-6)
 
 
 def test_a_process_holds_only_the_coordinates_of_its_shard(results: list[dict[str, Any]]) -> None:
@@ -137,3 +149,6 @@ def test_what_processes_cannot_do_is_refused(results: list[dict[str, Any]]) -> N
         assert "already wrapped in DistributedDataParallel" in wrapped
         assert f"process {1 - rank} has other weights than process {rank}" in unlike
         assert "shard it first" in process["accelerate_fsdp_error"]
+        eight_bit, scaled = process["fsdp_errors"]
+        assert "use a 32-bit optimizer with FSDP2" in eight_bit
+        assert "train in bf16, which needs no scaler" in scaled
