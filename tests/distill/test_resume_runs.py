@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,42 @@ def test_what_was_being_written_is_not_resumed_from(
     resume(run.path)
     assert [row["step"] for row in run.read_metrics()] == [1, 2, 3, 4, 5]
     assert [row["telemetry"]["step"] for row in run.read_metrics() if "telemetry" in row] == [2, 4]
+
+
+def test_a_run_killed_at_its_very_end_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is written; that its other bits are the source's has not been seen yet."""
+    recipe = small("tiny-arithmetic")
+    module = importlib.import_module("sparseopd.distill.train")
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as stopped, pytest.raises(Killed):
+        stopped.setattr(module, "_check_off_mask", kill)
+        train(recipe, tmp_path / "run", mask=make_mask(recipe))
+    run = RunDir(tmp_path / "run")
+    assert run.checkpoint.exists() and not run.facts.exists()
+    resume(run.path)
+    assert run.facts.exists() and not run.resume.exists()
+    run.resume.mkdir()  # as left by a kill after run.json was written
+    with pytest.raises(RunFolderError, match="has ended"):
+        resume(run.path)
+    assert not run.resume.exists()
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_telemetry_of_a_resumed_full_run_keeps_its_steps(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("tiny-arithmetic", f"optimizer.telemetry_every={every}")
+    with monkeypatch.context() as stopped, pytest.raises(Killed):
+        stop_after(stopped, 7)
+        train(recipe, tmp_path / "run")
+    rows = resume(tmp_path / "run").read_metrics()
+    found = [(row["step"], row["telemetry"]["step"]) for row in rows if "telemetry" in row]
+    assert found == [(step, step) for step in range(1, 6) if step % every == 0]
 
 
 def test_runs_with_nothing_to_go_on_from_are_refused(

@@ -252,7 +252,7 @@ def test_masks_and_devices_that_cannot_train(
             "-o",
             "x",
         ),
-        "pays where a mask has at most 12.5 % of a tensor",
+        "at most 12.5 %, and there is none",
     )
     one.save(mask)
     words = ["student.dtype=float16", "--mask", mask, "-o", "x"]

@@ -58,10 +58,13 @@ def test_a_checkpoint_name_of_a_merged_parameter_matches() -> None:
         ({"lr": 1e-4}, "names its parameters by match"),
         ({"match": [], "lr": 1e-4}, "names its parameters by match"),
         ({"match": ["*"], "params": []}, "names its parameters by match"),
+        ({"match": 5}, "names its parameters by match"),
+        ("norm", "names its parameters by match"),
+        ({"match": ["norm"], "lrr": 1e-4}, "groups set lrr, which AdamW does not have"),
     ],
 )
 def test_a_group_that_says_nothing_is_refused(
-    group: dict[str, Any], sentence: str, qwen3: Qwen3ForCausalLM
+    group: Any, sentence: str, qwen3: Qwen3ForCausalLM
 ) -> None:
     with pytest.raises(OptimizerError, match=sentence):
         MaskedOptimizer(qwen3, everything(qwen3), groups=[group])

@@ -197,11 +197,95 @@ def test_loaded_weights_are_trained_from(dtype: torch.dtype, qwen3: Qwen3ForCaus
         model.load_state_dict(other, assign=True)
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_rewinding_weights_that_moved_a_single_step_rewinds_masters(
+    stochastic: bool, qwen3: Qwen3ForCausalLM
+) -> None:
+    model = qwen3.bfloat16()
+    mask, base = select(model, selector="random", density=0.5), copy.deepcopy(model.state_dict())
+    optimizer = MaskedOptimizer(
+        model, mask, torch.optim.SGD, lr=0.0, stochastic_rounding=stochastic
+    )
+    with torch.no_grad():
+        for values in optimizer.parameters():
+            values.mul_(1 + 0.9 * 2**-8)  # nearly one step of bf16
+    backward(model, 0)
+    optimizer.step()
+    assert any((model.state_dict()[name] != base[name]).any() for name in base)
+    model.load_state_dict(base)
+    backward(model, 1)
+    optimizer.step()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, base[name]), name
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("weights_first", [False, True])
+def test_masters_are_kept_whichever_is_loaded_first(
+    weights_first: bool, stochastic: bool, qwen3: Qwen3ForCausalLM
+) -> None:
+    model = qwen3.bfloat16()
+    base, mask = copy.deepcopy(model), select(model, selector="random", density=0.5)
+    settings: dict[str, Any] = {"lr": 1e-4, "stochastic_rounding": stochastic}
+    optimizer = MaskedOptimizer(model, mask, **settings)
+    for seed in range(3):
+        backward(model, seed)
+        optimizer.step()
+    resumed = MaskedOptimizer(base, mask, **settings)
+    loads = [
+        lambda: base.load_state_dict(model.state_dict()),
+        lambda: resumed.load_state_dict(optimizer.state_dict()),
+    ]
+    for load in loads if weights_first else reversed(loads):
+        load()
+    for name, values in resumed.named_values().items():
+        assert torch.equal(values, optimizer.named_values()[name])
+    assert any((values != values.bfloat16()).any() for values in optimizer.parameters())
+
+
+def test_gradients_asked_for_with_a_graph_leave_none_behind(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(qwen3, everything(qwen3))
+    tokens = torch.ones(1, 4).long()
+    qwen3(input_ids=tokens, labels=tokens).loss.backward(create_graph=True)
+    assert all(v.grad is not None and not v.grad.requires_grad for v in optimizer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"telemetry_every": -1}, "telemetry_every is -1"),
+    ],
+)
+def test_settings_that_turn_training_round_are_refused(
+    settings: dict[str, Any], sentence: str, qwen3: Qwen3ForCausalLM
+) -> None:
+    refused(qwen3, everything(qwen3), sentence, **settings)
+
+
+def test_closed_and_copied_optimizers_are_refused(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(qwen3, everything(qwen3))
+    with pytest.raises(OptimizerError, match="cannot be copied or pickled"):
+        copy.deepcopy(optimizer)
+    with pytest.raises(OptimizerError, match="has a MaskedOptimizer already"):
+        MaskedOptimizer(qwen3.model, everything(qwen3.model))
+    optimizer.close()
+    with pytest.raises(OptimizerError, match="is closed"):
+        optimizer.step()
+
+
 def test_a_state_of_something_else_is_refused(qwen3: Qwen3ForCausalLM) -> None:
     optimizer = MaskedOptimizer(qwen3, everything(qwen3))
     with pytest.raises(OptimizerError, match="not the state of a MaskedOptimizer"):
         optimizer.load_state_dict(torch.optim.AdamW(qwen3.parameters()).state_dict())
+    with pytest.raises(OptimizerError, match="not the state of a MaskedOptimizer"):
+        optimizer.load_state_dict([])  # pyright: ignore[reportArgumentType]
     saved = optimizer.state_dict()
+    other = copy.deepcopy(qwen3)
+    momentum = MaskedOptimizer(other, everything(other), torch.optim.SGD, momentum=0.9)
+    with pytest.raises(OptimizerError, match="state of AdamW, and SGD cannot go on"):
+        momentum.load_state_dict(saved)
     saved["parameters"] = {"other.weight": saved["parameters"].popitem()[1]}
     with pytest.raises(OptimizerError, match="differ in"):
         optimizer.load_state_dict(saved)

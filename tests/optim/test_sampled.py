@@ -135,6 +135,39 @@ def test_biases_and_layers_that_are_too_dense_are_trained_as_ever() -> None:
     assert torch.allclose(single.grad, plain[0].weight.sum(0))
 
 
+def test_only_the_gradients_asked_for_are_computed(qwen3: Qwen3ForCausalLM) -> None:
+    mask = select(qwen3, selector="random", density=0.1)
+    optimizer = MaskedOptimizer(qwen3, mask, sampled_gradients=True)
+    tokens = torch.ones(1, 4).long()
+    embedded = qwen3.get_input_embeddings()(tokens).detach().requires_grad_()
+
+    def loss() -> Tensor:
+        return qwen3(inputs_embeds=embedded, labels=tokens).loss
+
+    assert torch.autograd.grad(loss(), [embedded])[0].abs().sum() > 0
+    assert gradients(optimizer) == []
+    norm = qwen3.model.norm.weight
+    loss().backward(inputs=[norm])
+    assert len(gradients(optimizer)) == 1
+    optimizer.zero_grad()
+    lent = {
+        name: weight.detach().clone().requires_grad_() for name, weight in qwen3.named_parameters()
+    }
+    torch.func.functional_call(qwen3, lent, (tokens,)).logits.sum().backward()
+    assert all(weight.grad is not None for weight in lent.values())
+    assert gradients(optimizer) == []
+
+
+def test_a_forward_that_another_put_over_it_stays(qwen3: Qwen3ForCausalLM) -> None:
+    optimizer = MaskedOptimizer(
+        qwen3, select(qwen3, selector="random", density=0.1), sampled_gradients=True
+    )
+    layer = qwen3.model.layers[0].mlp.up_proj
+    layer.forward = other = lambda inputs: inputs
+    optimizer.close()
+    assert layer.forward is other
+
+
 def test_it_lets_go_and_leaves_copies_alone(qwen3: Qwen3ForCausalLM) -> None:
     mask = select(qwen3, selector="random", density=0.1)
     optimizer = MaskedOptimizer(qwen3, mask, sampled_gradients=True)
