@@ -35,6 +35,8 @@ class CompactParameter:
         chosen = self.part.of(chosen)
         # Where all is chosen the weight itself is the k-vector, in the same order.
         self.index = None if bool(chosen.all()) else _positions(chosen).to(held.device)
+        self.row_starts: Tensor | None = None
+        """Where each row of the weight begins in the index, int32 (rows + 1,), if gradients are sampled."""
         self.values = nn.Parameter(self._masked(held).to(torch.float32, copy=True))
         self.written: tuple[int, int] | None = None
         """The noise, (step, seed), of the last write; None if it was rounded to nearest."""
@@ -86,8 +88,13 @@ class CompactParameter:
         if self.index is None:
             flat.copy_(self._rounded(flat.dtype))
         else:
-            # index_copy_ takes no int32, and is still faster than index_put_ or scatter_ with one.
-            flat.index_copy_(0, self.index.long(), self._rounded(flat.dtype))
+            positions, stored = self.index.long(), self._rounded(flat.dtype)
+            # The fastest there is on the CPU (benchmarks/where_time_goes.py), though it takes no int32;
+            # torch's deterministic mode refuses it, as an index might come twice, which none does here.
+            if flat.is_cpu and not torch.are_deterministic_algorithms_enabled():
+                flat.put_(positions, stored)
+            else:
+                flat.index_copy_(0, positions, stored)
 
     @torch.no_grad()
     def is_as_written(self) -> bool:

@@ -66,6 +66,6 @@ def bytes_held(
     unique = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
     return {
         "masters": sum(compact.values.nbytes for compact in compacts),
-        "index": sum(compact.index.nbytes for compact in compacts if compact.index is not None),
+        "index": sum(t.nbytes for c in compacts for t in (c.index, c.row_starts) if t is not None),
         "state": sum(unique.values()),
     }

@@ -153,10 +153,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return self._replicas.bytes_sent if self._replicas is not None else 0
 
     def memory(self) -> dict[str, int]:
-        """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`.
-
-        Sampled gradients hold an offset for every row of a layer beside.
-        """
+        """Return what is held for the k coordinates, in bytes: `masters`, `index` and `state`."""
         return bytes_held(self.inner, list(self._compact.values()))
 
     @torch.no_grad()

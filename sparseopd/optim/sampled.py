@@ -105,7 +105,8 @@ class _SampledForward:
         counts = torch.bincount(
             torch.div(_index(compact), columns, rounding_mode="floor"), minlength=rows
         )
-        self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(_index(compact).dtype)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self._starts = compact.row_starts = starts.to(_index(compact).dtype)
         with warnings.catch_warnings():  # torch warns once that CSR is young
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             self.pattern()

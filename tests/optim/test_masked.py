@@ -111,6 +111,23 @@ def test_empty_tensors_stop_requiring_gradients_until_closed(qwen3: Qwen3ForCaus
     assert all(weight.grad is not None for weight in qwen3.parameters())
 
 
+def test_torchs_deterministic_mode_ends_in_the_same_bits() -> None:
+    def run(deterministic: bool) -> Qwen3ForCausalLM:
+        model = make_qwen3()
+        optimizer = MaskedOptimizer(model, select(model, selector="random", density=0.1), lr=1e-2)
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            for step in range(3):
+                backward(model, step)
+                optimizer.step()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        return model
+
+    for one, other in zip(run(False).parameters(), run(True).parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_schedulers_and_state_survive_a_round_trip() -> None:
     def run(split: bool) -> Qwen3ForCausalLM:
         model = make_qwen3()
