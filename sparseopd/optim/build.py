@@ -83,7 +83,8 @@ def compact_parameters(model: nn.Module, mask: Mask) -> dict[str, CompactParamet
     compact = {}
     for name, weight in parameters.items():
         if any(piece in mask and mask.count(piece) for piece in pieces[name]):
-            _require_plain(name, weight)
+            if name not in mask:  # one that transformers has renamed, or put together of several
+                _require_plain(name, weight)
             compact[name] = CompactParameter(
                 name, weight, gather_positions(model, name, weight.shape, read)
             )

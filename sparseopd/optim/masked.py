@@ -43,7 +43,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
     learning-rate schedulers and `GradScaler` work as ever. Several processes: build it from the plain
     model, before DDP wraps it, or after FSDP2's `fully_shard`.
 
-    A wrapper put around the model later (DDP, `torch.compile`) has a `zero_grad` of its own, which does
+    A batch that uses no masked tensor has nothing to learn from: its loss requires no gradient, and torch
+    says so in `backward`. A wrapper put around the model later (DDP, `torch.compile`) has a `zero_grad` of its own, which does
     not reach the gathered gradients: to drop some before a step, call the optimizer's.
     """
 
@@ -90,26 +91,20 @@ class MaskedOptimizer(torch.optim.Optimizer):
         plain = unwrapped(model)
         for one in (model, plain):
             refuse_unsupported(one)
-        _refuse_settings(max_grad_norm, telemetry_every)
+        _refuse_settings(max_grad_norm, telemetry_every, track_full_norm, sampled_gradients)
         refuse_attached(plain)
         self._digest = mask.digest()
         self._compact = compact_parameters(plain, mask)
         compacts = list(self._compact.values())
         self._sharded = sharded(compacts)
-        if sampled_gradients and (track_full_norm or world_size() > 1):
-            raise OptimizerError(
-                "sampled_gradients works in one process and leaves no full gradient to take the norm of: "
-                "use it without track_full_norm and without DDP or FSDP2"
-            )
         self.inner = build_inner(optimizer, plain, self._compact, groups, settings)
-        self._replicas: Replicas | None = None
-        if world_size() > 1 and not self._sharded:
-            if track_full_norm:
-                raise OptimizerError(
-                    "track_full_norm needs whole gradients, which data-parallel processes never "
-                    "exchange: leave it off"
-                )
-            self._replicas = Replicas(model, compacts, self._digest)
+        copies = world_size() > 1 and not self._sharded
+        if copies and track_full_norm:
+            raise OptimizerError(
+                "track_full_norm needs whole gradients, which data-parallel processes never exchange: "
+                "leave it off"
+            )
+        self._replicas = Replicas(model, compacts, self._digest) if copies else None
         self.max_grad_norm, self._noise_seed = max_grad_norm, seed if stochastic_rounding else None
         self.grad_norm: Tensor | None = None
         """Norm over the k-vector in the last step, before clipping; a scalar tensor."""
@@ -122,16 +117,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._start = {n: c.stored().cpu() for n, c in self._compact.items() if telemetry_every}
         super().__init__(self.inner.param_groups, self.inner.defaults)
         self._adopt_inner()
-        after = self._replicas.in_backward if self._replicas else None
-        undone = ExitStack()
-        if self._replicas is not None:
-            undone.callback(self._replicas.close)
-        if sampled_gradients:
-            undone.callback(sample_gradients(plain, compacts))
         modules = [plain] if model is plain else [model, plain]
-        undone.callback(
-            attach(modules, compacts, self, measure=track_full_norm, after_gather=after)
-        )
+        undone = self._hang_on(modules, measure=track_full_norm, sampled=sampled_gradients)
         self._detach = weakref.finalize(self, undone.close)
         self._detach.atexit = False
 
@@ -278,6 +265,17 @@ class MaskedOptimizer(torch.optim.Optimizer):
             "a MaskedOptimizer cannot be copied or pickled, since it hangs on its model: use state_dict"
         )
 
+    def _hang_on(self, modules: list[nn.Module], *, measure: bool, sampled: bool) -> ExitStack:
+        """Hang the hooks on the model. Nothing that the stack holds may hold the optimizer."""
+        compacts, replicas, undone = list(self._compact.values()), self._replicas, ExitStack()
+        if replicas is not None:
+            undone.callback(replicas.close)
+        if sampled:
+            undone.callback(sample_gradients(modules[-1], compacts))
+        after = replicas.in_backward if replicas is not None else None
+        undone.callback(attach(modules, compacts, self, measure=measure, after_gather=after))
+        return undone
+
     def _adopt_inner(self) -> None:
         # The same objects: schedulers write to these groups, and `load_state_dict` replaces both.
         self.param_groups, self.state = self.inner.param_groups, self.inner.state
@@ -314,11 +312,18 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return {**norms, **moments(self.inner.state, owned, summed), **watch.measure(summed)}
 
 
-def _refuse_settings(max_grad_norm: float | None, telemetry_every: int) -> None:
+def _refuse_settings(
+    max_grad_norm: float | None, telemetry_every: int, track_full_norm: bool, sampled: bool
+) -> None:
     if max_grad_norm is not None and not max_grad_norm > 0:
         raise OptimizerError(
             f"max_grad_norm is {max_grad_norm}, which would stop or turn round training: give a positive "
             "norm, or None not to clip"
+        )
+    if sampled and (track_full_norm or world_size() > 1):
+        raise OptimizerError(
+            "sampled_gradients works in one process and leaves no full gradient to take the norm of: use "
+            "it without track_full_norm and without DDP or FSDP2"
         )
     if telemetry_every < 0:
         raise OptimizerError(f"telemetry_every is {telemetry_every}: give steps, or 0 for never")
