@@ -175,7 +175,9 @@ def train(
     seed: Seed = None,
     resume: Annotated[
         bool,
-        typer.Option(help="Go on with the stopped run named first; see train.save_every."),
+        typer.Option(
+            "--resume", help="Go on with the stopped run named first; see train.save_every."
+        ),
     ] = False,
     json: Json = False,
     dry_run: DryRun = False,
