@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 from sparseopd.errors import MaskError, RecipeError
 from sparseopd.selection import DATA_FREE, check
+from sparseopd.settings.data import check_data
+from sparseopd.settings.objective import SERVED, check_objective, check_rollout
 
 if TYPE_CHECKING:
-    from sparseopd.optimizer_settings import Optimizer
     from sparseopd.recipe import Discover, Recipe
+    from sparseopd.settings.optimizer import Optimizer
 
 
 def check_combinations(recipe: Recipe) -> None:
     """Raise `RecipeError` on such a setting; fill the defaults that depend on another one."""
-    objective, optimizer, train = recipe.objective, recipe.optimizer, recipe.train
-    if objective.kind == "jsd":
-        objective.beta = 0.5 if objective.beta is None else objective.beta
-    elif objective.beta is not None:
-        raise RecipeError(
-            f"objective.beta does nothing with objective.kind={objective.kind}: use jsd or drop it"
-        )
+    optimizer = recipe.optimizer
+    check_objective(recipe.objective)
+    check_rollout(recipe.rollout, recipe.objective)
+    _check_teachers(recipe)
+    check_data(recipe.data, list(recipe.all_teachers()))
+    _check_batches(recipe)
     _check_optimizer(optimizer)
     if optimizer.stochastic_rounding and recipe.student.dtype == "float32":
         raise RecipeError(
@@ -33,10 +34,52 @@ def check_combinations(recipe: Recipe) -> None:
             "discover.saliency=momentum needs the moments of adamw or adam, and optimizer.name is "
             f"{optimizer.name}"
         )
-    if train.batch_size % (train.micro_batch_size or 1):
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    teachers, kind = recipe.all_teachers(), recipe.objective.kind
+    if recipe.teacher is not None and recipe.teachers:
+        raise RecipeError("the recipe has both teacher and teachers: keep one of them")
+    if not teachers:
+        raise RecipeError("the recipe lacks teacher: add it, or give it on the command line")
+    for name, teacher in teachers.items():
+        key = "teacher" if recipe.teacher is teacher else f"teachers.{name}"
+        if teacher.server is None:
+            continue
+        if kind not in SERVED:
+            raise RecipeError(
+                f"{key}.server gives the most likely tokens alone, and {kind} needs more: use "
+                f"{' or '.join(SERVED)}, or drop the server"
+            )
+        if recipe.rollout.temperature != 1 or recipe.data.image:
+            what = (
+                "images"
+                if recipe.data.image
+                else f"rollout.temperature {recipe.rollout.temperature}"
+            )
+            raise RecipeError(
+                f"{key}.server scores text at temperature 1, not {what}: drop the server"
+            )
+        for setting in ("quantization", "device"):
+            if getattr(teacher, setting) is not None:
+                raise RecipeError(
+                    f"{key}.{setting} does nothing with {key}.server: drop one of them"
+                )
+
+
+def _check_batches(recipe: Recipe) -> None:
+    train, rollout = recipe.train, recipe.rollout
+    completions = train.batch_size * rollout.samples
+    if completions % (train.micro_batch_size or 1):
         raise RecipeError(
             f"train.micro_batch_size {train.micro_batch_size} does not divide "
             f"train.batch_size {train.batch_size}"
+            + (f" times rollout.samples {rollout.samples}" if rollout.samples > 1 else "")
+        )
+    if train.save_every % rollout.updates:
+        raise RecipeError(
+            f"train.save_every {train.save_every} is no multiple of rollout.updates {rollout.updates}: "
+            "a state is whole only where a batch of rollouts ends"
         )
 
 

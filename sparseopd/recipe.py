@@ -16,132 +16,39 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sparseopd.combinations import check_combinations
 from sparseopd.errors import RecipeError
-from sparseopd.optimizer_settings import Optimizer
-from sparseopd.ranges import Confidence, Count, CountOrZero, Dtype, Fraction, Positive, Seed
-from sparseopd.selection import Selection
+from sparseopd.ranges import Seed
+from sparseopd.settings.data import Data
+from sparseopd.settings.models import Model, Teacher
+from sparseopd.settings.objective import Objective, Rollout, without_foreign
+from sparseopd.settings.optimizer import Optimizer
+from sparseopd.settings.training import Discover, Evaluate, Train
+
+__all__ = [
+    "BUNDLED_PREFIX",
+    "Data",
+    "Discover",
+    "Evaluate",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Recipe",
+    "Rollout",
+    "Teacher",
+    "Train",
+    "build",
+    "find",
+    "load",
+]
 
 BUNDLED_PREFIX = "bundled:"
 """`bundled:tiny-arithmetic/student` names a file or folder that ships with the package."""
-
-
-@dataclass(kw_only=True)
-class Model:
-    """A checkpoint: a local folder, a hub id, or `bundled:NAME`."""
-
-    path: str
-    revision: str | None = None
-    dtype: Dtype = "float32"
-    """What the weights are held in. Full runs want float32 masters; a masked run keeps fp32 masters
-    of its own coordinates, so bfloat16 is enough there."""
-    trust_remote_code: bool = False
-
-
-@dataclass(kw_only=True)
-class Data:
-    """Prompts with, if they can be graded, answers: hub id, JSON(L), Parquet, or `bundled:NAME`."""
-
-    train: str
-    test: str | None = None
-    """Held-out prompts. Without it, `holdout` rows are split off `train`."""
-    train_split: str = "train"
-    test_split: str = "test"
-    """Split names, used when the data set comes from the hub."""
-    holdout: Count = 256
-    holdout_seed: Seed = 0
-    """Chooses the rows held out; apart from the recipe's seed, so that every seed trains and is
-    tested on the same prompts."""
-    prompt: str | None = None
-    """Column of the prompt: text or chat messages. Default: `messages`, else `prompt`."""
-    answer: str | None = None
-    """Column of the reference answer. Default: `answer` if there is one."""
-    image: str | None = None
-    """Column of the image or images. Default: `images` or `image` if there is one."""
-    system: str | None = None
-    """A system message put before prompts that are plain text."""
-    grader: str | None = None
-    """exact, numeric, regex:PATTERN, package.module:function, or none. Default: exact where there
-    are answers, else none."""
-    limit: Count | None = None
-    """Use only the first rows of `train`."""
-
-
-@dataclass(kw_only=True)
-class Objective:
-    """The divergence between student and teacher on the student's rollouts (PAPER.md, §2)."""
-
-    kind: Literal["reverse-kl", "forward-kl", "jsd"] = "reverse-kl"
-    beta: Fraction | None = None
-    """Only for `jsd`: the generalized Jensen-Shannon interpolation, 0.5 by default."""
-
-
-@dataclass(kw_only=True)
-class Rollout:
-    """How the student samples, in training and in evaluation."""
-
-    max_new_tokens: Count = 512
-    temperature: Positive = 1.0
-    top_p: Fraction = 1.0
-    top_k: CountOrZero = 0
-
-
-@dataclass(kw_only=True)
-class Discover(Selection):
-    """The short full run whose update becomes the mask; how it is chosen is a `Selection`."""
-
-    steps: Count = 50
-    """Updates; the most of them where `until_stable` may end the run earlier."""
-    saliency: Literal["gradient", "momentum"] | None = None
-    """Only for the selector saliency: what of the optimizer's view ranks a coordinate, Σ|g| over the
-    run (the default) or |m|/√v after it."""
-    check_every: CountOrZero | None = None
-    """Compare the top-k mask with the one this many steps before; a tenth of `steps` by default, and
-    at least two. 0 never does, which saves the time on a large model."""
-    until_stable: Fraction | None = None
-    """Stop once the Jaccard index of two such masks at this density reaches it."""
-    snapshots: list[Count] = field(default_factory=list)
-    """Steps after which the mask so far is kept, in `masks/step-N.safetensors`."""
-
-
-@dataclass(kw_only=True)
-class Train:
-    """The length and shape of training, shared by discovery, full and masked runs."""
-
-    steps: Count = 150
-    """Optimizer updates of a full or masked run."""
-    batch_size: Count = 32
-    """Prompts per optimizer update."""
-    micro_batch_size: Count | None = None
-    """Prompts per forward and backward; must divide batch_size. Default: batch_size."""
-    gradient_checkpointing: bool = False
-    bf16: bool | None = None
-    """Autocast to bfloat16. Default: on a GPU that has it, off on the CPU."""
-    log_every: Count = 1
-    save_every: CountOrZero = 0
-    """Steps between two states that `train --resume` can go on from; 0 for none. Only the last is kept,
-    until the run has ended. Discovery keeps none."""
-    save_dtype: Literal["source", "float32"] = "source"
-    """What the trained checkpoint is stored in: the source checkpoint's dtype, or the fp32 masters."""
-
-
-@dataclass(kw_only=True)
-class Evaluate:
-    """The shared held-out comparison."""
-
-    prompts: Count = 256
-    samples: Count = 4
-    """Samples a prompt (the n of mean@n)."""
-    batch_size: Count = 64
-    seed: Seed = 1234
-    resamples: Count = 2000
-    """Bootstrap resamples."""
-    confidence: Confidence = 0.95
 
 
 @dataclass(kw_only=True)
@@ -150,7 +57,9 @@ class Recipe:
 
     name: str = "run"
     student: Model
-    teacher: Model
+    teacher: Teacher | None = None
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    """Several teachers by name, in place of `teacher`; `data.teacher` routes the prompts."""
     data: Data
     objective: Objective = field(default_factory=Objective)
     rollout: Rollout = field(default_factory=Rollout)
@@ -162,6 +71,10 @@ class Recipe:
     device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
     """Default: the accelerator torch finds, else the CPU. Choose among several with
     CUDA_VISIBLE_DEVICES."""
+
+    def all_teachers(self) -> dict[str, Teacher]:
+        """Return the teachers by name; a single one is called "teacher"."""
+        return self.teachers or ({"teacher": self.teacher} if self.teacher else {})
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that `load` reads back to an equal recipe."""
@@ -215,12 +128,10 @@ def find(name: str | Path) -> Path:
 def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Make a recipe from nested dictionaries, validated and with local paths made absolute."""
     values = copy.deepcopy(values)
+    _change_kind(values, overrides)
     for override in overrides:
         _apply(values, override)
-    values = {
-        key: {"path": value} if key in ("student", "teacher") and isinstance(value, str) else value
-        for key, value in values.items()
-    }
+    _expand_paths(values)
     _check_keys(values, Recipe, "")
     try:
         recipe = TypeAdapter(Recipe).validate_python(values)
@@ -231,15 +142,38 @@ def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def _change_kind(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Drop settings of the kind of objective that an override puts another one in the place of."""
+    kinds = [
+        text
+        for key, _, text in (item.partition("=") for item in overrides)
+        if key == "objective.kind"
+    ]
+    if kinds and isinstance(values.get("objective"), dict):
+        values["objective"] = without_foreign({**values["objective"], "kind": kinds[-1]})
+
+
+def _expand_paths(values: dict[str, Any]) -> None:
+    """A model given as text is its path."""
+    several = values.get("teachers")
+    for place, keys in ((values, ("student", "teacher")), (several, several)):
+        for key in keys if isinstance(place, dict) and keys else ():
+            if isinstance(place.get(key), str):
+                place[key] = {"path": place[key]}
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise RecipeError(f"{override!r} is not an override: write key.sub=value")
     *sections, last = key.split(".")
     for section in sections:
+        _expand_paths(values)
         inner = values.setdefault(section, {})
-        if isinstance(inner, str) and section in ("student", "teacher"):
+        if isinstance(inner, str) and sections[0] == "teachers":
             inner = values[section] = {"path": inner}
+        if inner is None:
+            inner = values[section] = {}
         if not isinstance(inner, dict):
             raise RecipeError(f"{key} cannot be set: {section} is a value, not a section")
         values = inner
@@ -262,8 +196,15 @@ def _check_keys(values: Any, kind: type, prefix: str) -> None:
             raise RecipeError(f"unknown recipe key {prefix}{key}: {hint}")
         if is_dataclass(types[key]):
             _check_keys(value, types[key], f"{prefix}{key}.")  # pyright: ignore[reportArgumentType]
-        for inner in filter(is_dataclass, get_args(types[key]) if isinstance(value, list) else ()):
-            for place, item in enumerate(value):
+        for inner in filter(is_dataclass, get_args(types[key])):
+            if isinstance(value, list):
+                items = list(enumerate(value))
+            elif isinstance(value, dict) and get_origin(types[key]) is dict:
+                items = list(value.items())
+            else:
+                items = []
+                _check_keys(value, inner, f"{prefix}{key}.")  # pyright: ignore[reportArgumentType]
+            for place, item in items:
                 _check_keys(item, inner, f"{prefix}{key}.{place}.")  # pyright: ignore[reportArgumentType]
 
 
@@ -280,8 +221,8 @@ def _sentence(error: ValidationError) -> str:
 
 def _make_absolute(recipe: Recipe) -> None:
     """Pin local paths, so that the resolved recipe works from any folder."""
-    recipe.student.path = _absolute(recipe.student.path)
-    recipe.teacher.path = _absolute(recipe.teacher.path)
+    for model in (recipe.student, *recipe.all_teachers().values()):
+        model.path = _absolute(model.path)
     recipe.data.train = _absolute(recipe.data.train)
     recipe.data.test = _absolute(recipe.data.test) if recipe.data.test else None
 

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "sparseopd"
 
 LEVELS = [
     {"errors", "ranges"},
-    {"selection", "optimizer_settings"},
+    {"selection"},
+    {"settings"},
     {"recipe", "artifacts", "combinations"},
     {"pairs", "tasks"},
     {"masks"},

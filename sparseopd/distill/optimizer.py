@@ -13,9 +13,9 @@ from sparseopd.optim import MaskedOptimizer
 from sparseopd.optim.build import checkpoint_names, own_names
 from sparseopd.optim.groups import grouped
 from sparseopd.optim.sampled import NOTHING_TO_SAMPLE, is_sparse_enough, samplable
-from sparseopd.optimizer_settings import Name, Optimizer
 from sparseopd.pairs import pick_device
 from sparseopd.recipe import Recipe
+from sparseopd.settings.optimizer import Name, Optimizer
 
 
 def optimizer_class(name: Name) -> type[torch.optim.Optimizer]:
