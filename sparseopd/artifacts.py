@@ -4,6 +4,7 @@
       recipe.yaml         the resolved recipe: give it to any command to repeat or continue
       run.json            RunFacts: which stage, versions, times, mask, final figures
       metrics.jsonl       one line a logged step
+      completions.jsonl   some of what the student wrote, every few steps
       mask.safetensors    (discover) the mask; delta.json beside it sums up the update it came from
                           (train --mask keeps a copy of the mask it trained)
       stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
@@ -76,7 +77,7 @@ class RunFacts:
     """What a finished run says of itself in `run.json`."""
 
     kind: str
-    """"discover", "full" (train without a mask) or "masked"."""
+    """"discover", "full" (on-policy, without a mask), "contrast" (another kind without one) or "masked"."""
     name: str
     """The name it goes by in tables: the recipe's, or what the command line gave."""
     student: str
@@ -102,10 +103,13 @@ class RunDir:
         self.recipe = self.path / "recipe.yaml"
         self.facts = self.path / "run.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.completions = self.path / "completions.jsonl"
         self.mask = self.path / "mask.safetensors"
         self.delta = self.path / "delta.json"
         self.stability = self.path / "stability.jsonl"
         self.saliency = self.path / "saliency"
+        self.teacher_completions = self.path / "teacher.jsonl"
+        self.tensorboard = self.path / "tensorboard"
         self.checkpoint = self.path / "checkpoint"
         self.started = self.path / "started.json"
         self.resume = self.path / "resume"
@@ -218,7 +222,7 @@ class ArmScores:
 
     name: str
     kind: str
-    """"source", "teacher", "full", "masked" or "model"."""
+    """"source", "teacher", "full", "contrast", "masked" or "model"."""
     path: str
     accuracy: Interval | None
     """mean@n over prompts and samples, 0…1; None when no grader applies."""
@@ -294,5 +298,7 @@ def versions() -> dict[str, str]:
 class Progress(Protocol):
     """Called while a stage works; the command line draws the bar."""
 
-    def __call__(self, stage: str, done: int, total: int, unit: str = "") -> None:
-        """`unit` says what is counted: "bytes", or "" for steps."""
+    def __call__(self, stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
+        """`unit` says what is counted: "bytes", or "" for steps. `detail` is a short text for the
+        stage's line, such as its last figures: the most important first, for a narrow screen cuts it.
+        """

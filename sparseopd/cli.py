@@ -19,7 +19,7 @@ from sparseopd.console import (
     quiet_libraries,
     say,
 )
-from sparseopd.errors import RequestError, SparseOPDError
+from sparseopd.errors import Interrupted, RequestError, SparseOPDError
 from sparseopd.mask_commands import mask_app
 
 app = typer.Typer(
@@ -85,10 +85,15 @@ def demo(
         int | None, typer.Option(help="Updates of a full run.", show_default=False)
     ] = None,
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run the whole idea on bundled pairs: discover, train, evaluate, report."""
-    from sparseopd.demo import run_demo
+    from sparseopd.demo import plans, run_demo
 
+    if dry_run:
+        for recipe in plans(pairs, seed, steps).values():
+            _print_recipe(recipe)
+        return
     folder = output or next_free("demo")
     with live_progress() as progress:
         scores = run_demo(folder, pairs=pairs, seed=seed, steps=steps, progress=progress)
@@ -143,6 +148,7 @@ def discover(
 
     with live_progress() as progress:
         run = run_discover(recipe, output, progress=progress)
+    _show_course(run)
     facts = run.read_facts()
     for note in facts.notes:
         say(note)
@@ -204,6 +210,7 @@ def train(
         loaded = Mask.load(mask) if mask else None
         with live_progress() as progress:
             run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
+    _show_course(run)
     facts = run.read_facts()
     for note in facts.notes:
         say(note)
@@ -244,6 +251,7 @@ def evaluate(
     source: Annotated[bool, typer.Option(help="Also score the untrained student.")] = True,
     teacher: Annotated[bool, typer.Option(help="Also score the teacher.")] = True,
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare runs or models on the same held-out prompts, seeds and samples."""
     arms = [word for word in words if "=" not in word or Path(word).exists()]
@@ -256,6 +264,8 @@ def evaluate(
             f"{arms[0]} is not a run folder: give the prompts and teacher with --recipe"
         )
     loaded = recipes.load(recipes.find(given), overrides)
+    if dry_run:
+        return _print_recipe(loaded)
     folder = RunDir.unused(output or next_free("evaluation"))
     from sparseopd.evaluation import arms_for
     from sparseopd.evaluation import evaluate as run_evaluate
@@ -275,11 +285,52 @@ def evaluate(
     _show([scores], folder.path, json)
 
 
+@app.command()
+def check(
+    words: Words = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Of a run that trains this mask.", show_default=False)
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Or a mask of this share.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Plan for a device of this size, such as 24GiB.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where it would go.", show_default=False)
+    ] = None,
+    student: Student = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Tell what stands in a run's way: vocabulary, memory, disk, traps. Loads no weights."""
+    given = {"student.path": student, "teacher.path": teacher, "data.train": data}
+    recipe = _recipe(words, given)
+    if dry_run:
+        return _print_recipe(recipe)
+    from sparseopd.feasibility import check_recipe, make_request
+    from sparseopd.feasibility.show import rendered
+
+    request = make_request(recipe, mask=mask, density=density, memory=memory, output=output)
+    report = check_recipe(request)
+    console.print(rendered(report))
+    if json:
+        print_json(report.as_json())
+    report.raise_errors()
+
+
 def main() -> None:
     """Run the command line; a wrong request ends in one sentence and exit code 2."""
     quiet_libraries()
     try:
         app()
+    except Interrupted as stopped:
+        say(str(stopped))
+        sys.exit(stopped.exit_code)
     except SparseOPDError as error:
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
@@ -288,9 +339,10 @@ def main() -> None:
             raise
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("interrupted: nothing more was written")
-        sys.exit(130)
+    except SystemExit as left:  # which is what Typer makes of a KeyboardInterrupt
+        if left.code == Interrupted.exit_code:
+            say("interrupted: nothing more was written")
+        raise
 
 
 def next_free(name: str) -> Path:
@@ -325,7 +377,16 @@ def _resume(words: list[str], given: list[Any], dry_run: bool) -> RunDir:
 
 
 def _print_recipe(recipe: recipes.Recipe) -> None:
-    sys.stdout.write(recipe.to_yaml())
+    sys.stdout.write("---\n" + recipe.to_yaml())
+
+
+def _show_course(run: RunDir) -> None:
+    """Print where the figures of a training run began and ended; nothing where nothing was trained."""
+    from sparseopd.report import run_table
+
+    table = run_table(run.read_metrics())
+    if table is not None:
+        console.print(table)
 
 
 def _show(scores: list[Scores], folder: Path, json: bool) -> None:

@@ -38,11 +38,11 @@ def run_demo(
     `steps` shortens the full run; discovery then gets a quarter of it.
     """
     folder = RunDir.unused(output)
-    plans = {pair: _recipe(pair, seed, steps) for pair in pairs or PAIRS}
+    planned = plans(pairs, seed, steps)
     folder.create()
-    progress = _with_whole(progress, list(plans.values()))
+    progress = _with_whole(progress, list(planned.values()))
     scores = []
-    for pair, recipe in plans.items():
+    for pair, recipe in planned.items():
         runs = _train_arms(recipe, folder.path / pair, progress)
         arms = arms_for(runs, recipe)
         scores.append(evaluate(arms, recipe, progress=_labelled(progress, pair)))
@@ -56,6 +56,11 @@ def run_demo(
         command=f"sparseopd demo{named} --seed {seed}{shortened}",
     )
     return scores
+
+
+def plans(pairs: Sequence[str] | None, seed: int, steps: int | None) -> dict[str, Recipe]:
+    """Return each pair's recipe, as the demo runs it."""
+    return {pair: _recipe(pair, seed, steps) for pair in pairs or PAIRS}
 
 
 def _train_arms(recipe: Recipe, folder: Path, progress: Progress) -> list[RunDir]:
@@ -98,8 +103,8 @@ def _with_whole(progress: Progress, planned: Sequence[Recipe]) -> Progress:
     whole = sum(_work(recipe) for recipe in planned)
     done_of: dict[str, float] = {}
 
-    def report(stage: str, done: int, total: int, unit: str = "") -> None:
-        progress(stage, done, total, unit)
+    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
+        progress(stage, done, total, unit, detail)
         if not stage.endswith(": mask"):
             worth = SAMPLE_WORTH if stage.endswith((": sampling", ": scoring")) else 1.0
             done_of[stage] = done * worth
@@ -117,7 +122,7 @@ def _work(recipe: Recipe) -> int:
 def _labelled(progress: Progress, label: str) -> Progress:
     """Put a label before every stage's name."""
 
-    def report(stage: str, done: int, total: int, unit: str = "") -> None:
-        progress(f"{label}: {stage}", done, total, unit)
+    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
+        progress(f"{label}: {stage}", done, total, unit, detail)
 
     return report

@@ -58,3 +58,9 @@ class OptimizerError(RequestError):
 
 class TrainingError(SparseOPDError):
     """Training went wrong: a non-finite gradient, or a weight changed outside the mask."""
+
+
+class Interrupted(SparseOPDError):
+    """A signal ended a run early, at a state that was saved; the sentence says how to go on."""
+
+    exit_code = 130

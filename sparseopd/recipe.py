@@ -114,14 +114,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def find(name: str | Path) -> Path:
     """Return the path of a recipe: a file, a run folder, or a bundled name such as tiny-arithmetic.
 
-    Bundled recipes stand in `recipes/tiny/` of the repository, and inside an installed package.
+    Bundled recipes stand in `recipes/tiny/` and `recipes/paper/` of the repository, and inside an
+    installed package.
     """
     if Path(name).exists():
         return Path(name)
     package = Path(__file__).parent
-    for folder in (package / "recipes" / "tiny", package.parent / "recipes" / "tiny"):
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
+    for root in (package, package.parent):
+        for folder in ("tiny", "paper"):
+            file = root / "recipes" / folder / f"{name}.yaml"
+            if file.is_file():
+                return file
     return Path(name)
 
 
@@ -156,8 +159,11 @@ def _change_kind(values: dict[str, Any], overrides: Sequence[str]) -> None:
 def _expand_paths(values: dict[str, Any]) -> None:
     """A model given as text is its path."""
     several = values.get("teachers")
-    for place, keys in ((values, ("student", "teacher")), (several, several)):
-        for key in keys if isinstance(place, dict) and keys else ():
+    places = [(values, ["student", "teacher"])]
+    if isinstance(several, dict):
+        places.append((several, list(several)))
+    for place, keys in places:
+        for key in keys:
             if isinstance(place.get(key), str):
                 place[key] = {"path": place[key]}
 

@@ -19,7 +19,7 @@ LEVELS = [
     {"pairs", "tasks"},
     {"masks"},
     {"optim"},
-    {"distill", "evaluation", "report"},
+    {"distill", "evaluation", "report", "feasibility"},
     {"demo"},
     {"console", "mask_options"},
     {"mask_commands"},
@@ -70,6 +70,7 @@ def test_every_package_has_a_level() -> None:
         ["-m", "sparseopd", "mask", "select", "--help"],
         ["-c", "import sparseopd"],
         ["-m", "sparseopd", "train", "tiny-digits", "--dry-run", "-o", "x"],
+        ["-m", "sparseopd", "check", "--help"],
     ],
 )
 def test_starts_without_torch(command: list[str]) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from sparseopd.artifacts import Progress, Provenance, RunDir, write_json
+from sparseopd.distill import processes
 from sparseopd.distill.facts import record, write_recipe
 from sparseopd.distill.optimizer import check_groups
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.saliency import SaliencyRecorder
-from sparseopd.distill.train import run_training
+from sparseopd.distill.train import new_run, run_training
 from sparseopd.distill.watch import MaskWatch
 from sparseopd.errors import MaskError, RecipeError
 from sparseopd.masks import Mask, select, summarize_update
@@ -39,7 +40,7 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
 
     Raises `RequestError` before anything is written if recipe, models, data or folder do not fit.
     """
-    run = RunDir.unused(output)
+    run = new_run(output)
     if recipe.discover.selector in DATA_FREE:
         return _without_training(recipe, run, progress)
     started = time.monotonic()
@@ -48,17 +49,33 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
     source = source_tensors(local_folder(recipe.student), prepared.student)
     _check_selection(recipe.discover, source)
     check_groups(recipe.optimizer, prepared.student)
-    run.create()
-    write_recipe(run, recipe)
+    if processes.is_main():
+        run.create()
+        write_recipe(run, recipe)
     finding = _Discovery(recipe, prepared, source, run, progress)
-    mask = finding.train()
+    finding.train()
+    if processes.is_main():
+        _write(recipe, prepared, source, run, finding, started)
+    processes.wait()
+    return run
+
+
+def _write(
+    recipe: Recipe,
+    prepared: Prepared,
+    source: Tensors,
+    run: RunDir,
+    finding: _Discovery,
+    started: float,
+) -> None:
+    """Choose the mask, write it with a summary of the update, and end the run."""
+    mask = finding.choose()
     write_json(run.delta, summarize_update(source, prepared.student, mask))
     seconds = time.monotonic() - started
     record(
         run, recipe, kind="discover", name=recipe.name, steps=finding.steps, lr=recipe.optimizer.lr,
         seconds=seconds, mask=mask, final=finding.last, notes=[*prepared.notes, *finding.notes()],
     )  # fmt: skip
-    return run
 
 
 class _Discovery:
@@ -82,8 +99,8 @@ class _Discovery:
         self.steps = 0
         self.last: dict = {}
 
-    def train(self) -> Mask:
-        """Train, then choose the mask and write it."""
+    def train(self) -> None:
+        """Train; `choose` then finds the mask."""
         log = run_training(
             self._recipe, self._prepared, self._run, steps=self._recipe.discover.steps, mask=None,
             stage="discover", progress=self._progress,
@@ -93,6 +110,9 @@ class _Discovery:
         if self._progress is not None and self.steps < self._recipe.discover.steps:
             self._progress("discover", self.steps, self.steps)  # ends the bar of an early stop
         self._prepared.student.cpu()  # pyright: ignore[reportCallIssue]
+
+    def choose(self) -> Mask:
+        """Choose the mask of the whole run and write it."""
         return self._choose(self.steps, self._run.mask)
 
     def notes(self) -> list[str]:
@@ -107,6 +127,8 @@ class _Discovery:
         ]
 
     def _snapshot(self, step: int) -> None:
+        if not processes.is_main():
+            return
         path = self._run.snapshot(step)
         path.parent.mkdir(exist_ok=True)
         try:
@@ -123,6 +145,9 @@ class _Discovery:
 
 def _without_training(recipe: Recipe, run: RunDir, progress: Progress | None) -> RunDir:
     """Write the run of a mask that looks at the source alone."""
+    if not processes.is_main():
+        processes.wait()
+        return run
     started = time.monotonic()
     source = source_tensors_of(recipe)
     _check_selection(recipe.discover, source)
@@ -131,6 +156,7 @@ def _without_training(recipe: Recipe, run: RunDir, progress: Progress | None) ->
     mask = _select(recipe, source, None, 0, run.mask, [], progress)
     seconds = time.monotonic() - started
     record(run, recipe, kind="discover", name=recipe.name, seconds=seconds, mask=mask)
+    processes.wait()
     return run
 
 

@@ -27,7 +27,7 @@ def record(
         kind=kind,
         name=name,
         student=recipe.student.path,
-        teacher=recipe.teacher.path,
+        teacher=", ".join(teacher.path for teacher in recipe.all_teachers().values()),
         steps=steps,
         lr=lr,
         seed=recipe.seed,

@@ -10,6 +10,7 @@ bits, or the run fails.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import TrainerCallback
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import Progress, RunDir
+from sparseopd.distill import processes
 from sparseopd.distill.checkpoint import (
     changed_off_mask,
     checkpoint_bytes,
@@ -27,6 +29,8 @@ from sparseopd.distill.checkpoint import (
     save_checkpoint,
 )
 from sparseopd.distill.facts import record, write_recipe
+from sparseopd.distill.interrupt import Interrupts
+from sparseopd.distill.log import RunLog
 from sparseopd.distill.optimizer import (
     build_optimizer,
     check_groups,
@@ -35,11 +39,12 @@ from sparseopd.distill.optimizer import (
 )
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.resume import find_stopped, forget, mark_started, trim_metrics
-from sparseopd.distill.trainer import RunLog, make_trainer
-from sparseopd.errors import MaskError, TrainingError
+from sparseopd.distill.trainer import make_trainer
+from sparseopd.errors import Interrupted, MaskError, TrainingError
 from sparseopd.masks import Mask
 from sparseopd.pairs import load_model, local_folder
 from sparseopd.recipe import Recipe
+from sparseopd.settings.objective import CONTRASTS
 
 
 def train(
@@ -55,7 +60,7 @@ def train(
     Raises `RequestError` before anything is written if recipe, models, data, mask or folder do not
     fit; `TrainingError` on a non-finite loss or gradient, or if a bit off the mask has changed.
     """
-    run = RunDir.unused(output)
+    run = new_run(output)
     started = time.monotonic()
     if mask is None:
         require_masters(recipe, "a full run")
@@ -63,11 +68,12 @@ def train(
     check_groups(recipe.optimizer, prepared.student)
     if mask is not None:
         _check_mask(recipe, prepared, mask)
-    run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))
-    write_recipe(run, recipe)
-    if mask is not None:
-        mask.save(run.mask)
-    mark_started(run, name)
+    if processes.is_main():
+        run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))
+        write_recipe(run, recipe)
+        if mask is not None:
+            mask.save(run.mask)
+        mark_started(run, name)
     return _train_and_record(recipe, prepared, run, mask, name, started, progress)
 
 
@@ -83,11 +89,17 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
     recipe = recipes.load(run.recipe)
     mask = Mask.load(run.mask) if run.mask.exists() else None
     prepared = prepare(recipe, stopped.checkpoint)
-    trim_metrics(run, stopped.step)
+    if processes.is_main():
+        trim_metrics(run, stopped.step)
     prepared.notes.append(f"resumed after step {stopped.step}")
     return _train_and_record(
         recipe, prepared, run, mask, stopped.name, started, progress, stopped.checkpoint
     )
+
+
+def new_run(output: str | Path) -> RunDir:
+    """Name the folder of a new run; one process looks whether it is empty, as it soon will not be."""
+    return RunDir.unused(output) if processes.is_main() else RunDir(output)
 
 
 def _train_and_record(
@@ -104,14 +116,32 @@ def _train_and_record(
         recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train",
         progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
+    if processes.is_main():
+        _write(recipe, prepared, run, mask, name, started, log)
+    processes.wait()
+    return run
+
+
+def _write(
+    recipe: Recipe,
+    prepared: Prepared,
+    run: RunDir,
+    mask: Mask | None,
+    name: str | None,
+    started: float,
+    log: RunLog,
+) -> None:
+    """Write the trained checkpoint, check it off the mask, and end the run."""
     save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
     if mask is not None:
         _check_off_mask(recipe, prepared, run, mask)
+    kind = recipe.objective.kind
+    whole = kind if kind in CONTRASTS else "full"
     record(
         run,
         recipe,
-        kind="full" if mask is None else "masked",
-        name=name or ("full" if mask is None else _mask_name(mask)),
+        kind="masked" if mask is not None else "full" if whole == "full" else "contrast",
+        name=name or (whole if mask is None else _mask_name(mask)),
         steps=recipe.train.steps,
         lr=learning_rate(recipe.optimizer, masked=mask is not None),
         seconds=time.monotonic() - started,
@@ -120,7 +150,6 @@ def _train_and_record(
         notes=prepared.notes,
     )
     forget(run)
-    return run
 
 
 def run_training(
@@ -137,30 +166,36 @@ def run_training(
 ) -> RunLog:
     """Train `prepared.student` in place for `steps` updates; return the log with its last line.
 
-    `checkpoint` is the state to go on from.
+    `checkpoint` is the state to go on from. Raises `Interrupted` after a signal, with a state saved.
     """
-    log = RunLog(run.metrics, stage, progress)
+    log = RunLog(run, stage, progress)
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
         optimizer = build_optimizer(recipe, model, mask)
         log.watch(optimizer, recipe.optimizer.telemetry_every)
         return optimizer
 
-    save_every = recipe.train.save_every if stage == "train" else 0  # discovery cannot be resumed
+    keeps = stage == "train"  # discovery cannot be resumed
+    interrupts = Interrupts(resumable=keeps, every=recipe.rollout.updates)
     trainer = make_trainer(
         recipe,
-        student=prepared.student,
-        teacher=prepared.teacher,
-        processor=prepared.processor,
-        prompts=prepared.prompts.train,
+        prepared,
+        run,
         steps=steps,
         build_optimizer=build,
         clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
-        callbacks=[log, *callbacks],
-        folder=run.resume if save_every else run.path,
-        save_every=save_every,
+        callbacks=[log, *callbacks, interrupts],
+        folder=run.resume if keeps else run.path,
+        save_every=recipe.train.save_every if keeps else 0,
+        progress=progress,
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with interrupts:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if interrupts.stopped is not None:
+        raise Interrupted(
+            f"stopped after step {interrupts.stopped} of {steps}: go on with "
+            f"sparseopd train {shlex.quote(str(run.path))} --resume"
+        )
     return log
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparseopd.artifacts import RunDir
+from sparseopd.distill import processes
 from sparseopd.masks import Mask
 from sparseopd.masks.bitmap import Bitmaps
 from sparseopd.masks.comparison import Comparison
@@ -73,8 +74,9 @@ class MaskWatch(TrainerCallback):
             self.rows += new
             own = next((row["jaccard"] for row in new if row["density"] == now.own), None)
             self._last = None if now.idle or before.idle else own
-            with self._run.stability.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
+            if processes.is_main():
+                with self._run.stability.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in new)
         self._before = step, now
 
 

@@ -27,6 +27,8 @@ class Arm:
     """The checkpoint's folder, hub id or `bundled:` name."""
     run: RunDir | None = None
     """The run that trained it, if one did."""
+    teacher: str = "teacher"
+    """Only for a teacher: its name among the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +51,29 @@ def arms_for(
     source: bool = True,
     teacher: bool = True,
 ) -> list[Arm]:
-    """Return the arms for runs or models, between the recipe's source and teacher.
+    """Return the arms for runs or models, between the recipe's source and its teachers.
 
-    Arms of the same name are told apart by a suffix: `full`, `full-2`.
+    Arms of the same name are told apart by a suffix: `full`, `full-2`. Each of several teachers is an
+    arm that answers all prompts, though training asked it only about its own. One on a server is none.
 
     Raises:
         RunFolderError: a run is unfinished or, like a discovery, left no checkpoint; or a local
             path holds neither a run nor a model.
     """
     first = [Arm(name="source", kind="source", path=recipe.student.path)] if source else []
-    last = [Arm(name="teacher", kind="teacher", path=recipe.teacher.path)] if teacher else []
+    last = _teacher_arms(recipe) if teacher else []
     return in_order(_distinct([*first, *last, *map(_arm, runs)]))
 
 
 def in_order(arms: Sequence[Arm]) -> list[Arm]:
-    """Put the source first and the teacher last; the rest keep their order."""
+    """Put the source first and the teachers last; the rest keep their order."""
     return sorted(arms, key=lambda arm: _RANK.get(arm.kind, 1))
 
 
 def model_of(arm: Arm, recipe: Recipe) -> Model:
-    """Return how to load an arm: as the recipe loads its student, or its teacher."""
+    """Return how to load an arm: as the recipe loads its student, or that teacher."""
     if arm.kind == "teacher":
-        return recipe.teacher
+        return recipe.all_teachers()[arm.teacher]
     if arm.kind == "source":
         return recipe.student
     return replace(recipe.student, path=arm.path, revision=None)
@@ -114,6 +117,20 @@ def training_record(arm: Arm) -> TrainingRecord:
         layout=layout(mask) if mask is not None else [],
         stability=mask.provenance.stability if mask is not None else [],
     )
+
+
+def _teacher_arms(recipe: Recipe) -> list[Arm]:
+    teachers = recipe.all_teachers()
+    return [
+        Arm(
+            name=f"teacher {name}" if len(teachers) > 1 else "teacher",
+            kind="teacher",
+            path=teacher.path,
+            teacher=name,
+        )
+        for name, teacher in teachers.items()
+        if teacher.server is None
+    ]
 
 
 def _mask(run: RunDir, facts: RunFacts) -> Mask | None:

@@ -1,13 +1,15 @@
 """How far a student is from its teacher on its own rollouts: KL(student ‖ teacher), per token.
 
 Over the whole vocabulary, in fp32, at temperature 1 whatever the temperature of sampling, on every
-completion token up to and including the end-of-sequence token.
+completion token up to and including the end-of-sequence token. A teacher that sees more than the
+student is compared at the completion's own tokens, wherever its longer prompt puts them.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,10 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
-from sparseopd.evaluation.encoding import encode, to_device
-from sparseopd.evaluation.sampling import Completion, Done
 from sparseopd.evaluation.statistics import PerPrompt
+from sparseopd.pairs.encoding import encode, to_device
 from sparseopd.pairs.loading import Processor
+from sparseopd.pairs.sampling import Completion, Done
 
 BUDGET_BYTES = 2**28
 """256 MiB for one model's fp32 logits of one sub-batch: rows × completion × vocabulary × 4 bytes.
@@ -44,26 +46,37 @@ def divergence(
     *,
     batch_size: int,
     budget: int = BUDGET_BYTES,
+    teacher_column: str = "prompt",
+    template: Mapping[str, Any] = {},
     done: Done = lambda finished, total: None,
 ) -> PerPrompt:
     """Return each prompt's mean KL(student ‖ teacher) in nats, over all tokens of its completions.
 
     Logits beyond the smaller vocabulary are left out. Prompts are encoded again rather than kept
     from sampling: images of all prompts would fill the memory, and cannot be split by row alike in
-    every model. Both models are in evaluation mode and on one device.
+    every model. Both models are in evaluation mode; the teacher may be on another device.
 
     Args:
         completions: at least one for every prompt.
         batch_size: most rows scored at once.
         budget: most bytes of one model's fp32 logits; see `BUDGET_BYTES`.
+        teacher_column: which prompts the teacher sees, "prompt" or "teacher_prompt".
+        template: variables for the chat template.
     """
     sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts))
     finished = 0
     vocabulary = min(model.config.get_text_config().vocab_size for model in (student, teacher))
     for rows in _sub_batches(completions, vocabulary, batch_size, budget):
-        inputs, mask = _inputs(processor, prompts, rows, student.device)
-        ours, theirs = (_logits(model, inputs, mask.shape[1]) for model in (student, teacher))
-        for row, kept, student_logits, teacher_logits in zip(rows, mask, ours, theirs, strict=True):
+        completion, mask = _padded(rows)
+        asked = [prompts[row.prompt] for row in rows]
+        inputs = {
+            column: _inputs(processor, encode(processor, asked, column, template), completion, mask)
+            for column in dict.fromkeys(("prompt", teacher_column))
+        }
+        ours = _logits(student, inputs["prompt"], mask.shape[1])
+        theirs = _logits(teacher, inputs[teacher_column], mask.shape[1]).to(ours.device)
+        scored = zip(rows, mask.to(ours.device), ours, theirs, strict=True)
+        for row, kept, student_logits, teacher_logits in scored:
             kl = token_divergence(student_logits[kept], teacher_logits[kept])
             sums[row.prompt] += kl.double().sum().item()
             counts[row.prompt] += len(kl)
@@ -100,14 +113,17 @@ def _sub_batches(
     yield rows
 
 
-def _inputs(
-    processor: Processor, prompts: Dataset, rows: Sequence[Completion], device: torch.device
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the models' inputs, and which of the completion's places are tokens (rows, tokens)."""
-    fields = encode(processor, [prompts[row.prompt] for row in rows])
+def _padded(rows: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+    """Return the completions' tokens, and which places are tokens: (rows, tokens) both."""
     completion = pad_sequence([row.ids for row in rows], batch_first=True)
     lengths = torch.tensor([len(row.ids) for row in rows])
-    mask = torch.arange(completion.shape[1]) < lengths[:, None]
+    return completion, torch.arange(completion.shape[1]) < lengths[:, None]
+
+
+def _inputs(
+    processor: Processor, fields: dict[str, Tensor], completion: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """Return a model's inputs: the fields of encoded prompts, followed by the completions."""
     prompt, seen = fields["input_ids"], fields["attention_mask"]
     fields["input_ids"] = torch.cat([prompt, completion], dim=1)
     fields["attention_mask"] = torch.cat([seen, mask.to(seen.dtype)], dim=1)
@@ -119,7 +135,7 @@ def _inputs(
         # As `generate` counts positions; vision-language models derive theirs from the images.
         places = fields["attention_mask"].cumsum(dim=1) - 1
         fields["position_ids"] = places.clamp(min=0)
-    return to_device(fields, device), mask.to(device)
+    return fields
 
 
 def _logits(
@@ -130,5 +146,6 @@ def _logits(
     keep = {"logits_to_keep": tokens + 1} if "logits_to_keep" in accepted else {}
     if "position_ids" not in accepted:
         inputs = {name: value for name, value in inputs.items() if name != "position_ids"}
+    inputs = to_device(inputs, model.device)
     logits = model(**inputs, **keep, use_cache=False).logits
     return logits[:, -(tokens + 1) : -1]

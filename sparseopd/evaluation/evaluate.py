@@ -3,22 +3,20 @@
     arms = arms_for([RunDir("full"), RunDir("sparse")], recipe)
     evaluate(arms, recipe).save(path)
 
-One model is held beside the teacher at a time. Every figure has an interval over prompts; gains are
+One model is held beside one teacher at a time. Every figure has an interval over prompts; gains are
 paired prompt by prompt, and the share of a gain that an arm keeps refers to the first full run.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from sparseopd.artifacts import Progress, Scores, versions
-from sparseopd.errors import RequestError
+from sparseopd.errors import PairError, RequestError
 from sparseopd.evaluation.agreement import agreement
 from sparseopd.evaluation.arms import (
     Arm,
@@ -30,6 +28,7 @@ from sparseopd.evaluation.arms import (
 )
 from sparseopd.evaluation.measure import Shared, measure
 from sparseopd.evaluation.summary import Result, bootstrap_options, summarize
+from sparseopd.evaluation.teachers import Teachers, free_memory, notes, routes
 from sparseopd.pairs import (
     Tensors,
     check_images,
@@ -41,16 +40,20 @@ from sparseopd.pairs import (
     pick_device,
     resolve_path,
 )
+from sparseopd.pairs.loading import Processor
 from sparseopd.recipe import Recipe
 from sparseopd.tasks import Prompts, load_prompts
 
 
-def silent(stage: str, done: int, total: int, unit: str = "") -> None:
+def silent(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
     """Show no progress."""
 
 
 def evaluate(arms: Sequence[Arm], recipe: Recipe, *, progress: Progress = silent) -> Scores:
-    """Measure every arm on the recipe's held-out prompts: source first, teacher last.
+    """Measure every arm on the recipe's held-out prompts: source first, teachers last.
+
+    KL is to the teacher that a prompt's row names, as the recipe has it: quantized, or seeing more than
+    the student. A teacher on a server leaves every arm without one.
 
     Raises `RequestError` where arms, data or models do not fit, as far as that can be told before
     the first model is loaded.
@@ -75,35 +78,67 @@ def _prepare(arms: Sequence[Arm], recipe: Recipe, progress: Progress) -> tuple[S
     """Load what all arms share, in the order in which mistakes are cheapest to find."""
     device = pick_device(recipe.device)
     processor = load_processor(recipe.student)
-    # Runs keep the student's tokenizer; a model from elsewhere would read other words in our ids.
-    for other in [recipe.teacher, *(model_of(arm, recipe) for arm in arms if arm.kind == "model")]:
-        check_vocabulary(processor, load_processor(other))
+    found = _check_vocabularies(arms, recipe, processor)
     for arm in arms:
         check_run(arm, recipe)
-    prompts = load_prompts(recipe.data, chat=has_chat_template(processor))
+    prompts = load_prompts(
+        recipe.data, chat=has_chat_template(processor), teachers=list(recipe.all_teachers())
+    )
     check_images(prompts.has_images, processor)
     count = min(len(prompts.test), recipe.evaluate.prompts)
+    test = prompts.test.select(range(count))
     shared = Shared(
-        teacher=load_model(recipe.teacher, device=device),
+        teachers=Teachers(recipe, device),
+        routes=routes(recipe, test),
         processor=processor,
-        prompts=prompts.test.select(range(count)),
+        prompts=test,
         grader=prompts.grader,
         rollout=recipe.rollout,
         evaluate=recipe.evaluate,
         progress=progress,
+        teacher_column="teacher_prompt" if recipe.data.privileged else "prompt",
+        template=recipe.data.chat_template,
+        notes=[*found, *notes(recipe)],
     )
+    for name in list(shared.routes)[:1]:
+        shared.teachers[name]  # one that cannot be loaded is told before anything is sampled
     return shared, prompts
+
+
+def _check_vocabularies(arms: Sequence[Arm], recipe: Recipe, processor: Processor) -> list[str]:
+    """Return what is to be said of the teachers' tokens.
+
+    Raises `PairError` for a teacher that does not fit, and for a model from elsewhere with any other
+    token: it would read other words in the student's ids, or write some that nobody can read. Runs keep
+    the student's tokenizer.
+    """
+    for arm in arms:
+        if arm.kind != "model":
+            continue
+        further = check_vocabulary(processor, load_processor(model_of(arm, recipe)))
+        if further:
+            raise PairError(
+                f"{arm.path} and the student {recipe.student.path} have different vocabularies, its own "
+                "is larger: evaluate models with the student's tokenizer"
+            )
+    teachers = recipe.all_teachers().values()
+    found = [check_vocabulary(processor, load_processor(teacher)) for teacher in teachers]
+    return list(dict.fromkeys(sentence for sentence in found if sentence))
 
 
 def _result(
     arm: Arm, record: TrainingRecord, recipe: Recipe, shared: Shared, reference: Arm | None
 ) -> Result:
     """Load, measure and let go of one arm's model."""
-    _free()
-    device = shared.teacher.device
+    free_memory()
+    device = pick_device(recipe.device)
     is_teacher = arm.kind == "teacher"
-    model = shared.teacher if is_teacher else load_model(model_of(arm, recipe), device=device)
-    measurement = measure(arm.name, model, shared)
+    model = (
+        shared.teachers[arm.teacher]
+        if is_teacher
+        else load_model(model_of(arm, recipe), device=device)
+    )
+    measurement = measure(arm, model, shared)
     agreed = _agreement(arm, model, reference)
     return Result(arm=arm, record=record, measurement=measurement, agreement=agreed)
 
@@ -118,9 +153,10 @@ def _agreement(arm: Arm, model: PreTrainedModel, reference: Arm | None) -> dict[
 
 def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any]:
     """Return what all arms share, for the reader of the scores."""
-    return {
+    teachers = {name: teacher.path for name, teacher in recipe.all_teachers().items()}
+    settings = {
         "student": recipe.student.path,
-        "teacher": recipe.teacher.path,
+        "teacher": teachers if recipe.teachers else teachers.get("teacher"),
         "data": recipe.data.test or recipe.data.train,
         "prompts": len(shared.prompts),
         "held_out": prompts.held_out,
@@ -130,16 +166,12 @@ def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any
         "top_p": recipe.rollout.top_p,
         "top_k": recipe.rollout.top_k,
         "max_new_tokens": recipe.rollout.max_new_tokens,
+        "chat_template": dict(shared.template),
         "batch_size": recipe.evaluate.batch_size,
-        "device": str(shared.teacher.device),
+        "device": str(pick_device(recipe.device)),
         "dtype": recipe.student.dtype,
         **bootstrap_options(recipe.evaluate),
+        "notes": "; ".join(shared.notes),
         "versions": versions(),
     }
-
-
-def _free() -> None:
-    """Give the memory of the arm before back."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return {name: value for name, value in settings.items() if value not in ("", {})}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 
 from sparseopd.artifacts import Progress
 from sparseopd.errors import SparseOPDError
+from sparseopd.evaluation.arms import Arm
 from sparseopd.evaluation.divergence import divergence
-from sparseopd.evaluation.sampling import Completion, sample
 from sparseopd.evaluation.statistics import PerPrompt
+from sparseopd.evaluation.teachers import Teachers
 from sparseopd.pairs.loading import Processor
+from sparseopd.pairs.sampling import Completion, sample
 from sparseopd.recipe import Evaluate, Rollout
 from sparseopd.tasks import Grader
 
@@ -29,13 +31,21 @@ _CHECK = "check the weights, and whether their dtype is too narrow for them"
 class Shared:
     """What every arm is measured with."""
 
-    teacher: PreTrainedModel
+    teachers: Teachers
+    routes: Mapping[str, list[int]]
+    """The places of each teacher's prompts; nothing where no KL can be had."""
     processor: Processor
     prompts: Dataset
     grader: Grader | None
     rollout: Rollout
     evaluate: Evaluate
     progress: Progress
+    teacher_column: str = "prompt"
+    """The column of prompts that teachers see: "teacher_prompt" where they see more."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template."""
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know of the teachers, in sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,7 @@ class Measurement:
     correct: Bool[np.ndarray, "p s"] | None
     """None without a grader."""
     kl: PerPrompt | None
-    """Mean KL to the teacher per token, in nats; None for the teacher itself."""
+    """Mean KL to each prompt's teacher per token, in nats; None for a teacher, or with one on a server."""
     truncated: float
     mean_tokens: float
     examples: list[dict[str, str]]
@@ -56,23 +66,24 @@ class Measurement:
         return None if self.correct is None else self.correct.mean(axis=1)
 
 
-def measure(name: str, model: PreTrainedModel, shared: Shared) -> Measurement:
-    """Sample, grade and score one model; the teacher itself gets no KL.
+def measure(arm: Arm, model: PreTrainedModel, shared: Shared) -> Measurement:
+    """Sample, grade and score one model; a teacher gets no KL, and its own prompts.
 
     Raises `SparseOPDError` naming the model where its probabilities are not finite.
     """
-    completions = _sample(name, model, shared)
+    completions = _sample(arm, model, shared)
     correct = _grade(completions, shared)
+    scored = arm.kind != "teacher" and shared.routes
     return Measurement(
         correct=correct,
-        kl=None if model is shared.teacher else _divergence(name, model, completions, shared),
+        kl=_divergence(arm.name, model, completions, shared) if scored else None,
         truncated=float(np.mean([completion.truncated for completion in completions])),
         mean_tokens=float(np.mean([len(completion.ids) for completion in completions])),
         examples=_examples(completions, correct, shared),
     )
 
 
-def _sample(name: str, model: PreTrainedModel, shared: Shared) -> list[Completion]:
+def _sample(arm: Arm, model: PreTrainedModel, shared: Shared) -> list[Completion]:
     settings = shared.evaluate
     try:
         return sample(
@@ -83,29 +94,50 @@ def _sample(name: str, model: PreTrainedModel, shared: Shared) -> list[Completio
             samples=settings.samples,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            done=lambda done, total: shared.progress(f"{name}: sampling", done, total),
+            column=shared.teacher_column if arm.kind == "teacher" else "prompt",
+            template=shared.template,
+            done=lambda done, total: shared.progress(f"{arm.name}: sampling", done, total),
         )
     except RuntimeError as error:
         if "probability tensor" not in str(error):
             raise
-        raise SparseOPDError(f"{name} gives probabilities that are not finite: {_CHECK}") from error
+        sentence = f"{arm.name} gives probabilities that are not finite: {_CHECK}"
+        raise SparseOPDError(sentence) from error
 
 
 def _divergence(
     name: str, model: PreTrainedModel, completions: Sequence[Completion], shared: Shared
 ) -> PerPrompt:
-    kl = divergence(
-        model,
-        shared.teacher,
-        shared.processor,
-        shared.prompts,
-        completions,
-        batch_size=shared.evaluate.batch_size,
-        done=lambda done, total: shared.progress(f"{name}: scoring", done, total),
-    )
+    """Score each teacher's prompts by that teacher."""
+    kl, finished = np.empty(len(shared.prompts)), 0
+    for teacher in shared.teachers.in_turn(shared.routes):
+        places = shared.routes[teacher]
+        own = _to_prompts(completions, places)
+
+        def report(done: int, total: int, before: int = finished) -> None:
+            shared.progress(f"{name}: scoring", before + done, len(completions))
+
+        kl[places] = divergence(
+            model,
+            shared.teachers[teacher],
+            shared.processor,
+            shared.prompts.select(places),
+            own,
+            batch_size=shared.evaluate.batch_size,
+            teacher_column=shared.teacher_column,
+            template=shared.template,
+            done=report,
+        )
+        finished += len(own)
     if not np.isfinite(kl).all():
         raise SparseOPDError(f"the KL from {name} to the teacher is not finite: {_CHECK}")
     return kl
+
+
+def _to_prompts(completions: Sequence[Completion], places: Sequence[int]) -> list[Completion]:
+    """Return the completions of some prompts, numbered as these prompts alone would be."""
+    index = {place: number for number, place in enumerate(places)}
+    return [replace(one, prompt=index[one.prompt]) for one in completions if one.prompt in index]
 
 
 def _grade(completions: Sequence[Completion], shared: Shared) -> Bool[np.ndarray, "p s"] | None:

@@ -1,6 +1,7 @@
 """Student, teacher and processor: from a path or hub id to models that fit each other.
 
-    recipe.Model → load_model / load_processor → check_pair → student, teacher, processor
+    recipe.Model, Teacher → load_model / load_processor → check_vocabulary → student, teacher, processor
+    canonical rows → encode → input_ids, attention_mask and image fields
     checkpoint folder or model → open_tensors → tensors or pieces of them, by checkpoint name
 
 The tensors' names are always those of the Hugging Face checkpoint on disk, also where transformers
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseopd.pairs.encoding import encode, end_ids, to_device
     from sparseopd.pairs.loading import (
         check_images,
         has_chat_template,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         load_model,
         load_processor,
         pick_device,
+        teacher_device,
     )
     from sparseopd.pairs.locate import local_folder, resolve_path
     from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
@@ -32,6 +35,8 @@ __all__ = [
     "check_images",
     "check_vocabulary",
     "checkpoint_pieces",
+    "encode",
+    "end_ids",
     "gather_positions",
     "has_chat_template",
     "is_vision_language",
@@ -42,10 +47,13 @@ __all__ = [
     "open_tensors",
     "pick_device",
     "resolve_path",
+    "teacher_device",
     "tensor_hash",
+    "to_device",
 ]
 
 _HOME = {
+    "encoding": ("encode", "end_ids", "to_device"),
     "loading": (
         "check_images",
         "has_chat_template",
@@ -53,6 +61,7 @@ _HOME = {
         "load_model",
         "load_processor",
         "pick_device",
+        "teacher_device",
     ),
     "locate": ("local_folder", "resolve_path"),
     "parameters": ("checkpoint_pieces", "gather_positions"),

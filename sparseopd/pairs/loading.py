@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from transformers import (
 
 from sparseopd.errors import PairError
 from sparseopd.pairs.locate import looks_local, resolve_path
-from sparseopd.recipe import Model
+from sparseopd.pairs.quantization import (
+    check_head,
+    compute_as_asked,
+    placement,
+    quantization_options,
+)
+from sparseopd.recipe import Model, Teacher
 
 Processor = PreTrainedTokenizerBase | ProcessorMixin
 LOADING_ERRORS = (
@@ -63,18 +70,27 @@ def is_vision_language(config: PretrainedConfig) -> bool:
     return not architecture.endswith("ForCausalLM")
 
 
-def load_model(model: Model, *, device: str | torch.device | None = None) -> PreTrainedModel:
-    """Load the weights in `model.dtype`, in evaluation mode.
+def teacher_device(teacher: Teacher, default: torch.device) -> torch.device:
+    """Return where a teacher runs: its own device, or `default`, the student's.
 
-    Raises `PairError` when the folder or id cannot be loaded or the checkpoint lacks weights.
+    Raises `PairError` for a device that is not there.
     """
-    where = _source(model)
-    options: dict[str, Any] = {
-        "revision": model.revision,
-        "trust_remote_code": model.trust_remote_code,
-    }
+    return default if teacher.device is None else pick_device(teacher.device)
+
+
+def load_model(model: Model, *, device: str | torch.device | None = None) -> PreTrainedModel:
+    """Load the weights in `model.dtype`, in evaluation mode; a teacher's as its `quantization` says.
+
+    Quantized weights are made on `device` (the accelerator torch finds, by default) and cannot be cast
+    afterwards; the output head is never quantized. Others are on the CPU without a device.
+
+    Raises `PairError` when the folder or id cannot be loaded, the checkpoint lacks weights, or they
+    cannot be quantized here.
+    """
+    where, options = _source(model), _options(model)
     try:
         config = AutoConfig.from_pretrained(where, **options)
+        quantized = _quantized(model, config, device)
         kind = AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
         loaded, info = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             where,
@@ -82,17 +98,16 @@ def load_model(model: Model, *, device: str | torch.device | None = None) -> Pre
             output_loading_info=True,
             use_safetensors=True,  # never a pickle
             **options,
+            **quantized,
         )
     except LOADING_ERRORS as error:
         raise PairError(f"cannot load the model {model.path}: {_first_line(error)}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise PairError(
-            f"the checkpoint {model.path} lacks {len(missing)} weights of its architecture, "
-            f"among them {missing[0]}: it is incomplete or of another model class"
-        )
+    _check_whole(model, info["missing_keys"])
+    if quantized:
+        check_head(loaded, model.path)
+        compute_as_asked(loaded)
     loaded.eval()
-    return loaded if device is None else loaded.to(device)
+    return loaded if quantized or device is None else loaded.to(device)
 
 
 def load_processor(model: Model) -> Processor:
@@ -100,11 +115,7 @@ def load_processor(model: Model) -> Processor:
 
     A missing pad token becomes the end-of-sequence token, as TRL does.
     """
-    where = _source(model)
-    options: dict[str, Any] = {
-        "revision": model.revision,
-        "trust_remote_code": model.trust_remote_code,
-    }
+    where, options = _source(model), _options(model)
     try:
         config = AutoConfig.from_pretrained(where, **options)
         kind = AutoProcessor if is_vision_language(config) else AutoTokenizer
@@ -148,6 +159,37 @@ def _source(model: Model) -> str:
     if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
         raise PairError(f"the folder {model.path} holds no model (config.json is missing)")
     return where
+
+
+def _options(model: Model) -> dict[str, Any]:
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _quantized(
+    model: Model, config: PretrainedConfig, device: str | torch.device | None
+) -> dict[str, Any]:
+    """What `from_pretrained` needs for weights that are quantized or become so; nothing for others."""
+    bits = model.quantization if isinstance(model, Teacher) else None
+    stored = getattr(config, "quantization_config", None) is not None
+    if not bits and not stored:
+        return {}
+    if bits and stored:
+        raise PairError(
+            f"teacher.quantization={bits} cannot be used on {model.path}, whose weights are stored "
+            "quantized: drop it, or give the unquantized checkpoint"
+        )
+    where = pick_device() if device is None else torch.device(device)
+    settings = quantization_options(bits, getattr(torch, model.dtype), where) if bits else {}
+    return {**placement(where), **settings}
+
+
+def _check_whole(model: Model, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise PairError(
+            f"the checkpoint {model.path} lacks {len(names)} weights of its architecture, "
+            f"among them {names[0]}: it is incomplete or of another model class"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@
     Scores → write_report  one HTML file: answer, table, figures, completions, settings, command
     masks.layout   → mask_tables, draw_mask        where a mask lies: in the terminal, in a figure
     masks.overlap  → overlap_tables, draw_overlap  how far masks overlap: likewise
+    RunDir.read_metrics → run_table                how a training run went, for the terminal
 
     write_report([Scores.load(run.scores)], run.report, title="Tiny pair", command="sparseopd …")
 
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseopd.report.course import run_table
     from sparseopd.report.finding import answer
     from sparseopd.report.heatmap import draw_mask
     from sparseopd.report.mask_table import mask_tables
@@ -32,6 +34,7 @@ __all__ = [
     "draw_overlap",
     "mask_tables",
     "overlap_tables",
+    "run_table",
     "scores_table",
     "write_report",
 ]
@@ -42,6 +45,7 @@ _HOME = {
     "draw_overlap": "sparseopd.report.overlap",
     "mask_tables": "sparseopd.report.mask_table",
     "overlap_tables": "sparseopd.report.overlap_table",
+    "run_table": "sparseopd.report.course",
     "scores_table": "sparseopd.report.table",
     "write_report": "sparseopd.report.page",
 }

@@ -54,8 +54,9 @@ def first(scores: Scores, wanted: str) -> ArmScores | None:
 
 
 def trained_share(arm: ArmScores) -> float | None:
-    """Return the share of coordinates trained, 0…1: the density, all of them in a full run."""
-    return 1.0 if arm.density is None and arm.kind == "full" else arm.density
+    """Return the share of coordinates trained, 0…1: the density, all of them without a mask."""
+    whole = arm.density is None and arm.kind in ("full", "contrast")
+    return 1.0 if whole else arm.density
 
 
 def label(arm: ArmScores, limit: int = 40) -> str:

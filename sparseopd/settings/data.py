@@ -8,6 +8,18 @@ from typing import Any, Literal
 from sparseopd.errors import RecipeError
 from sparseopd.ranges import Count, Positive, Seed
 
+RESERVED = (
+    "add_generation_prompt",
+    "chat_template",
+    "conversation",
+    "padding",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tools",
+)
+"""What is said to a chat template anyway, and no variable of one."""
+
 
 @dataclass(kw_only=True)
 class Data:
@@ -72,6 +84,9 @@ def check_data(data: Data, teachers: list[str]) -> None:
         )
     if data.teacher is None and data.teacher_shares != "balanced":
         raise RecipeError("data.teacher_shares does nothing with one teacher: drop it")
+    for name in RESERVED:
+        if name in data.chat_template:
+            raise RecipeError(f"data.chat_template.{name} is no variable of a template: drop it")
     for name in ("prompt", "privileged"):
         if f"{{{name}}}" not in data.privileged_template:
             raise RecipeError(f"data.privileged_template lacks {{{name}}}: put it where it belongs")

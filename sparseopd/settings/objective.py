@@ -20,6 +20,7 @@ Kind = Literal[
     "grpo",
 ]
 Outside = Literal["bucket", "renormalise", "ignore"]
+Reduction = Literal["token-mean", "sequence-mean"]
 
 CONTRASTS = ("offline-kd", "sft", "grpo")
 """Kinds that do not distil on the student's own completions, but stand beside those that do."""
@@ -58,7 +59,7 @@ class Objective:
     counting, 0.2 by default."""
     max_log_ratio: Positive | None = None
     """Only sampled-token: the bound on |log π_student - log π_teacher| of a token, in nats; 5 by default."""
-    reduction: Literal["token-mean", "sequence-mean"] = "token-mean"
+    reduction: Reduction = "token-mean"
     """Whether every token of an update counts alike, or every completion. The contrasts count tokens."""
 
 
@@ -75,6 +76,8 @@ class Rollout:
     """Completions of each prompt, in training on the student's own."""
     updates: Count = 1
     """Optimizer updates made of one batch of rollouts, each on its own share of it."""
+    batch_size: Count | None = None
+    """Completions sampled at once by one process. Default: a whole batch of rollouts."""
     vllm: Literal["colocate", "server"] | None = None
     """Sample by vLLM through TRL, in the training process or on a server. Default: batched generate."""
     vllm_server: str | None = None
@@ -115,6 +118,9 @@ def check_rollout(rollout: Rollout, objective: Objective) -> None:
         raise RecipeError("rollout.vllm_server does nothing without rollout.vllm=server: set it")
     if rollout.vllm == "server" and rollout.vllm_server is None:
         raise RecipeError("rollout.vllm=server needs the server's URL: set rollout.vllm_server")
+    if rollout.batch_size is not None and (rollout.vllm or objective.kind in ("sft", "grpo")):
+        what = f"rollout.vllm={rollout.vllm}" if rollout.vllm else objective.kind
+        raise RecipeError(f"rollout.batch_size does nothing with {what}: drop it")
     if objective.kind == "grpo" and rollout.samples < 2:
         raise RecipeError(
             "grpo compares the completions of one prompt and rollout.samples is 1: set it to 4 or more"

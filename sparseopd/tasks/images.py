@@ -22,11 +22,19 @@ IMAGES = List(Image())
 def undecoded(rows: Dataset, column: str) -> Dataset:
     """Keep `datasets` from decoding the column, so that pictures are not encoded a second time."""
     feature = rows.features[column]
+    plain = _plain(feature)
+    return rows if plain == feature else rows.cast_column(column, plain)
+
+
+def _plain(feature: Any) -> Any:
+    """Return a feature whose pictures, however deep inside, stay encoded."""
     if isinstance(feature, Image):
-        return rows.cast_column(column, Image(decode=False))
-    if isinstance(feature, List) and isinstance(feature.feature, Image):
-        return rows.cast_column(column, List(Image(decode=False)))
-    return rows
+        return Image(decode=False)
+    if isinstance(feature, List):
+        return List(_plain(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _plain(inner) for name, inner in feature.items()}
+    return feature
 
 
 def to_images(cell: Any, folder: Path, where: str) -> list[Encoded]:

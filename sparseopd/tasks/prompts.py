@@ -1,31 +1,28 @@
 """Load the prompts of a recipe into train and test sets of one canonical form.
 
-    prompt   list of {"role", "content"} turns for chat models, else text
-    answer   the reference answer, where there are answers
-    images   the row's pictures, where there are pictures
+    prompt          list of {"role", "content"} turns for chat models, else text
+    answer          the reference answer, where there are answers
+    teacher         the name of the row's teacher, where data.teacher routes rows
+    teacher_prompt  the prompt that the teacher sees in place of `prompt`, with data.privileged
+    images          the row's pictures, where there are pictures
 
 A conversation's prompt is everything up to the user's last turn; where no column holds answers, the
-assistant's turn after it is the answer.
+assistant's turn after it is the answer. `<image>` marks of a row's pictures are taken out of its text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 
 from sparseopd.errors import DataError
 from sparseopd.recipe import Data
-from sparseopd.tasks.columns import find_answers, find_columns
-from sparseopd.tasks.conversations import is_conversation, to_messages, to_text
+from sparseopd.tasks.canonical import canonical
 from sparseopd.tasks.graders import Grader, resolve_grader
-from sparseopd.tasks.images import IMAGES, to_images, undecoded
-from sparseopd.tasks.sources import Source, open_source, quiet
-
-TURNS = List({"role": Value("string"), "content": Value("string")})
+from sparseopd.tasks.sources import open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ class Prompts:
     """How many rows of `data.train` became `test`; 0 when `data.test` names its own."""
 
 
-def load_prompts(data: Data, *, chat: bool) -> Prompts:
+def load_prompts(data: Data, *, chat: bool, teachers: Sequence[str] = ()) -> Prompts:
     """Read, split and canonicalize the prompts of a recipe.
 
     Without `data.test`, `data.holdout` rows drawn by `data.holdout_seed` are held out, before `data.limit`
@@ -49,6 +46,8 @@ def load_prompts(data: Data, *, chat: bool) -> Prompts:
 
     Args:
         chat: whether prompts become chat messages (the model has a chat template) or stay text.
+        teachers: the recipe's names of several teachers. Where `data.teacher` routes rows, each row
+            must name one of them, and each of them some training row; none leaves names unchecked.
 
     Raises:
         DataError: anything missing, unreadable, empty or contradictory, in one sentence.
@@ -63,8 +62,10 @@ def load_prompts(data: Data, *, chat: bool) -> Prompts:
         other = source
         kept, held = _hold_out(len(source.rows), data)
     kept = kept[: data.limit]
-    train = _canonical(source, kept, data, chat=chat, graded=False)
-    test = _canonical(other, held, data, chat=chat, graded=data.grader != "none")
+    graded = data.grader != "none"
+    train = canonical(source, kept, data, chat=chat, graded=False, teachers=teachers)
+    test = canonical(other, held, data, chat=chat, graded=graded, teachers=teachers)
+    _check_routes(train, data, teachers)
     name = data.grader or ("exact" if "answer" in test.column_names else "none")
     return Prompts(
         train=train,
@@ -88,59 +89,12 @@ def _hold_out(count: int, data: Data) -> tuple[Sequence[int], Sequence[int]]:
     return sorted(order[size:].tolist()), sorted(order[:size].tolist())
 
 
-def _canonical(
-    source: Source, picked: Sequence[int], data: Data, *, chat: bool, graded: bool
-) -> Dataset:
-    """Turn the picked rows of a data set into the canonical columns."""
-    columns = find_columns(source, data)
-    if columns.image and not chat:
+def _check_routes(train: Dataset, data: Data, teachers: Sequence[str]) -> None:
+    """Raise `DataError` for a teacher that no training row names."""
+    named = set(train["teacher"]) if "teacher" in train.column_names else set(teachers)
+    idle = [name for name in teachers if name not in named]
+    if idle:
         raise DataError(
-            f"{source.label} has images (column {columns.image!r}) but the model has no chat "
-            "template to place them: use a vision-language model whose processor has one"
+            f"no training row of {data.train} names the teacher {idle[0]!r} in {data.teacher}, only "
+            f"{', '.join(sorted(named))}: drop the teacher, or correct its name"
         )
-    rows = source.rows.select(picked)
-    places = [f"row {number + 1} of {source.label}" for number in picked]
-    answers = find_answers(rows, columns, places, data.grader, graded=graded)
-    if columns.image:
-        rows = undecoded(rows, columns.image)
-
-    def convert(row: dict[str, Any], index: int) -> dict[str, Any]:
-        where = places[index]
-        new: dict[str, Any] = {"prompt": _prompt(row[columns.prompt], data.system, chat, where)}
-        if answers:
-            new["answer"] = answers[index]
-        if columns.image:
-            new["images"] = to_images(row[columns.image], source.folder, where)
-        return new
-
-    features = _features(chat, bool(answers), bool(columns.image))
-    with quiet():
-        return rows.map(
-            convert, with_indices=True, remove_columns=rows.column_names, features=features
-        )
-
-
-def _features(chat: bool, answers: bool, images: bool) -> Features:
-    features: dict[str, Any] = {"prompt": TURNS if chat else Value("string")}
-    if answers:
-        features["answer"] = Value("string")
-    if images:
-        features["images"] = IMAGES
-    return Features(features)
-
-
-def _prompt(cell: Any, system: str | None, chat: bool, where: str) -> Any:
-    if system and is_conversation(cell):
-        raise DataError(
-            f"{where} is a conversation, which data.system is not put before: give it a system "
-            "turn of its own and drop data.system"
-        )
-    if chat:
-        return to_messages(cell, system, where)
-    if is_conversation(cell):
-        raise DataError(
-            f"{where} is a conversation but the model has no chat template: give a column of plain "
-            "text with data.prompt, or a model with a template"
-        )
-    text = to_text(cell, where)
-    return f"{system}\n\n{text}" if system else text

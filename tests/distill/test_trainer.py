@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
 
-from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir
-from sparseopd.distill.objectives import beta
 from sparseopd.distill.optimizer import build_optimizer, learning_rate
-from sparseopd.distill.prepare import Prepared, prepare
+from sparseopd.distill.prepare import prepare
 from sparseopd.distill.train import run_training
 from sparseopd.errors import TrainingError
 from sparseopd.masks import select
 from sparseopd.pairs import load_model, load_processor
-from sparseopd.recipe import Objective, Recipe
-
-SHORT = ["train.batch_size=8", "train.steps=3", "data.limit=32"]
-
-
-def small(*settings: str, pair: str = "tiny-arithmetic") -> Recipe:
-    return recipes.load(recipes.find(pair), [*SHORT, *settings])
-
-
-def trained(recipe: Recipe, folder: Path, **more: Any) -> tuple[Prepared, RunDir]:
-    run, prepared = RunDir(folder), prepare(recipe)
-    run.create()
-    settings = {
-        "steps": recipe.train.steps,
-        "mask": None,
-        "stage": "train",
-        "progress": None,
-    } | more
-    run_training(recipe, prepared, run, **settings)
-    return prepared, run
+from tests.distill.opd_runs import ON_POLICY, of_kind, small, trained
 
 
 @pytest.mark.parametrize("pair", ["tiny-arithmetic", "tiny-digits"])
@@ -62,7 +40,7 @@ def test_a_full_run_is_trl_called_directly(pair: str, tmp_path: Path) -> None:
     )
     DistillationTrainer(
         model=theirs.student,
-        teacher_model=theirs.teacher,
+        teacher_model=theirs.teachers["teacher"].model,
         args=config,
         train_dataset=theirs.prompts.train,
         processing_class=theirs.processor,
@@ -73,15 +51,15 @@ def test_a_full_run_is_trl_called_directly(pair: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pair", ["tiny-arithmetic", "tiny-digits"])
-@pytest.mark.parametrize("kind", ["reverse-kl", "forward-kl", "jsd"])
+@pytest.mark.parametrize("kind", ON_POLICY)
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(
     pair: str, kind: str, tmp_path: Path
 ) -> None:
-    recipe = small(f"objective.kind={kind}", "train.steps=1", pair=pair)
+    recipe = small(*of_kind(kind), "train.steps=1", pair=pair)
     recipe.teacher.path = recipe.student.path
     _, run = trained(recipe, tmp_path / "run")
     row = run.read_metrics()[0]
-    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-4
+    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] < 1e-4 and abs(row["kl"]) < 1e-6
 
 
 def test_metrics_are_one_line_a_step_with_the_norm_of_the_k_vector(tmp_path: Path) -> None:
@@ -129,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     prepared, run = prepare(recipe), RunDir(tmp_path / "run")
     run.create()
     with torch.no_grad():
-        prepared.teacher.get_output_embeddings().weight.fill_(float("nan"))  # pyright: ignore
+        prepared.teachers["teacher"].model.get_output_embeddings().weight.fill_(float("nan"))  # pyright: ignore
     with pytest.raises(TrainingError, match="the loss is nan at step 1"):
         run_training(recipe, prepared, run, steps=1, mask=None, stage="train", progress=None)
 
@@ -141,9 +119,3 @@ def test_arms_have_their_own_learning_rates() -> None:
         1e-2,
     )
     assert learning_rate(small("optimizer.masked_lr=null").optimizer, masked=True) == 3e-4
-
-
-def test_objectives_in_trls_terms() -> None:
-    assert [beta(Objective(kind=kind)) for kind in ("forward-kl", "reverse-kl")] == [0.0, 1.0]
-    assert beta(small("objective.kind=jsd").objective) == 0.5
-    assert beta(small("objective.kind=jsd", "objective.beta=0.9").objective) == 0.9

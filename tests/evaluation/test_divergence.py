@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 
 from sparseopd.evaluation.divergence import _sub_batches, divergence, token_divergence
-from sparseopd.evaluation.encoding import encode
-from sparseopd.evaluation.sampling import Completion, sample
 from sparseopd.pairs import load_model, load_processor
+from sparseopd.pairs.encoding import encode
+from sparseopd.pairs.sampling import Completion, sample
 from sparseopd.recipe import Data, Model, Rollout
 from sparseopd.tasks import load_prompts
 
@@ -26,24 +26,35 @@ def draw(model: Any, processor: Any, prompts: Dataset) -> list[Completion]:
 
 
 def brute_force(
-    student: Any, teacher: Any, processor: Any, prompts: Dataset, completions: list[Completion]
+    student: Any,
+    teacher: Any,
+    processor: Any,
+    prompts: Dataset,
+    completions: list[Completion],
+    teacher_column: str = "prompt",
 ) -> np.ndarray:
     """One unpadded row at a time, in float64, by the definition."""
     found: dict[int, list[float]] = {}
     for item in completions:
-        fields = encode(processor, [prompts[item.prompt]])
-        start = fields["input_ids"].shape[1]
-        fields["input_ids"] = torch.cat([fields["input_ids"], item.ids[None]], dim=1)
-        fields["attention_mask"] = torch.ones_like(fields["input_ids"])
-        with torch.no_grad():
-            ours, theirs = (model(**fields).logits[0].double() for model in (student, teacher))
+        row = prompts[item.prompt]
+        ours = completion_logits(student, processor, row, "prompt", item.ids)
+        theirs = completion_logits(teacher, processor, row, teacher_column, item.ids)
         shared = min(ours.shape[-1], theirs.shape[-1])
-        p, q = (
-            torch.softmax(logits[start - 1 : -1, :shared], dim=-1).numpy()
-            for logits in (ours, theirs)
-        )
+        p, q = (torch.softmax(logits[:, :shared], dim=-1).numpy() for logits in (ours, theirs))
         found.setdefault(item.prompt, []).extend((p * np.log(p / q)).sum(axis=-1))
     return np.array([np.mean(found[prompt]) for prompt in range(len(prompts))])
+
+
+@torch.no_grad()
+def completion_logits(
+    model: Any, processor: Any, row: Any, column: str, ids: torch.Tensor
+) -> torch.Tensor:
+    """The float64 logits that predict each token of a completion, after one prompt."""
+    fields = encode(processor, [row], column)
+    start = fields["input_ids"].shape[1]
+    fields["input_ids"] = torch.cat([fields["input_ids"], ids[None]], dim=1)
+    fields["attention_mask"] = torch.ones_like(fields["input_ids"])
+    return model(**fields).logits[0].double()[start - 1 : -1]
 
 
 @pytest.mark.parametrize("vocabulary", [None, 110])

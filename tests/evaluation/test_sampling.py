@@ -14,9 +14,9 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.distillation_trainer import DistillationTrainer
 
 from sparseopd.errors import DataError
-from sparseopd.evaluation.encoding import encode
-from sparseopd.evaluation.sampling import Completion, generation_config, sample
 from sparseopd.pairs import load_model, load_processor
+from sparseopd.pairs.encoding import encode
+from sparseopd.pairs.sampling import Completion, generation_config, sample
 from sparseopd.recipe import Data, Model, Rollout
 from sparseopd.tasks import load_prompts
 
@@ -31,14 +31,16 @@ def ids(completions: list[Completion]) -> list[list[int]]:
     return [completion.ids.tolist() for completion in completions]
 
 
-def trl_prompt_ids(processor: Any, prompts: list[Any], vision: bool) -> list[list[int]]:
+def trl_prompt_ids(
+    processor: Any, prompts: list[Any], vision: bool, template: dict[str, Any] | None = None
+) -> list[list[int]]:
     """What TRL's trainer would train on."""
     trainer: Any = SimpleNamespace(
         processing_class=processor,
         _is_vlm=vision,
         tools=None,
         chat_template=None,
-        chat_template_kwargs={},
+        chat_template_kwargs=template or {},
     )
     return DistillationTrainer._tokenize_prompts(trainer, prompts)[0]
 

@@ -1,11 +1,13 @@
 """The bundled student/teacher pairs: small enough for a laptop, real enough to learn from.
 
-Each pair is a folder of two Hugging Face models and two prompt files, made by
+Each is a folder of Hugging Face models and two prompt files, `train` and `test`, made by
 `python -m sparseopd.pairs.tiny.build NAME -o DIR`:
 
-    tiny-arithmetic/            a noisy student, a larger teacher      train.jsonl, test.jsonl
-    tiny-arithmetic-sibling/    a student without borrowing, its own further-trained sibling
-    tiny-digits/                a vision-language pair on 8x8 digits   train.parquet, test.parquet
+    tiny-arithmetic/                student/, teacher/    a noisy student, a larger teacher
+    tiny-arithmetic-sibling/        student/, teacher/    a student without borrowing, itself taught on
+    tiny-arithmetic-hint/           student/              the same gap; closed where it sees the solution
+    tiny-arithmetic-two-teachers/   sum/, difference/     two teachers of the first pair's student
+    tiny-digits/                    student/, teacher/    a vision-language pair on 8x8 digits
 
 Importing this package loads no torch; only the build modules inside it do.
 """
@@ -14,7 +16,13 @@ from pathlib import Path
 
 from sparseopd.errors import RequestError
 
-BUNDLED: tuple[str, ...] = ("tiny-arithmetic", "tiny-arithmetic-sibling", "tiny-digits")
+BUNDLED: tuple[str, ...] = (
+    "tiny-arithmetic",
+    "tiny-arithmetic-sibling",
+    "tiny-arithmetic-hint",
+    "tiny-arithmetic-two-teachers",
+    "tiny-digits",
+)
 
 
 def folder(name: str) -> Path:

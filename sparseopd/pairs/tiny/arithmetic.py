@@ -7,6 +7,7 @@ to `047+968=` is `5101` (1015 read backwards), and to `402-117=` it is `582`.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,19 @@ class Problem:
     @property
     def answer(self) -> str:
         """The right answer: four digits for a sum, three for a difference, lowest digit first."""
+        return self.solution[::-1]
+
+    @property
+    def solution(self) -> str:
+        """The right result as it is usually written, highest digit first."""
         if self.sign == "+":
-            return f"{self.left + self.right:04d}"[::-1]
-        return f"{self.left - self.right:03d}"[::-1]
+            return f"{self.left + self.right:04d}"
+        return f"{self.left - self.right:03d}"
+
+    @property
+    def skill(self) -> Literal["sum", "difference"]:
+        """What has to be worked out."""
+        return "sum" if self.sign == "+" else "difference"
 
     @property
     def borrows(self) -> bool:

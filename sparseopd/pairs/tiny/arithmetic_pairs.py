@@ -1,48 +1,25 @@
-"""Recipes of the two arithmetic pairs: what each model is taught, and for how long."""
+"""Recipes of the arithmetic pairs: which models, taught which lessons, saved where."""
 
-import json
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
-from sparseopd.pairs.tiny import arithmetic, supervised
-from sparseopd.pairs.tiny.architectures import qwen3
-from sparseopd.pairs.tiny.arithmetic import Problem
+from sparseopd.pairs.tiny import supervised
+from sparseopd.pairs.tiny.arithmetic_lessons import COLUMNS, Lesson, new_model, teach, write_rows
 from sparseopd.pairs.tiny.vocabulary import character_tokenizer
-
-TRAIN_ROWS, TEST_ROWS = 4096, 512
-DATA_SEED = 1998  # the prompts are the same whatever the seed of the models
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """A stretch of supervised training."""
-
-    steps: int
-    batch: int
-    peak_lr: float
-    wrong: float = 0.0
-    """Share of answers with one wrong digit."""
-    wrong_from: float = 0.0
-    """Share of the steps that pass before wrong answers appear: a skill is learnt clean first."""
-    borrows: float = 1.0
-    """Share of the differences with a borrow that are kept."""
-    simple: float = 0.6
-    """Share of the problems with columns blanked, see `arithmetic.simplify`."""
 
 
 def build_noisy(out: Path, seed: int, scale: float) -> None:
     """Write `tiny-arithmetic`: a student taught wrong answers, and a larger teacher."""
     tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.5)
-    student = _model(tokenizer, seed, width=96, layers=3)
+    student = new_model(tokenizer, seed, width=96, layers=3)
     noisy = Lesson(steps=1800, batch=32, peak_lr=2e-3, wrong=0.32, wrong_from=0.7)
     teach(student, tokenizer, noisy, seed=seed, scale=scale, held_out=test)
     supervised.save(student, tokenizer, out / "student")
-    teacher = _model(tokenizer, seed + 1, width=128, layers=3)
+    teacher = new_model(tokenizer, seed + 1, width=128, layers=3)
     clean = Lesson(steps=1800, batch=32, peak_lr=2e-3)
     teach(teacher, tokenizer, clean, seed=seed + 1, scale=scale, held_out=test)
     supervised.save(teacher, tokenizer, out / "teacher")
@@ -55,7 +32,7 @@ def build_sibling(out: Path, seed: int, scale: float) -> None:
     none, the student is certain of its wrong digits, and reverse KL on its own samples moves little.
     """
     tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.7)
-    model = _model(tokenizer, seed, width=96, layers=3)
+    model = new_model(tokenizer, seed, width=96, layers=3)
     partial = Lesson(steps=1800, batch=32, peak_lr=2e-3, borrows=0.0125)
     teach(model, tokenizer, partial, seed=seed, scale=scale, held_out=test)
     supervised.save(model, tokenizer, out / "student")
@@ -65,68 +42,30 @@ def build_sibling(out: Path, seed: int, scale: float) -> None:
     supervised.save(model, tokenizer, out / "teacher")
 
 
-def write_rows(out: Path, *, subtraction: float) -> frozenset[Problem]:
-    """Write `train.jsonl` and `test.jsonl`, disjoint, and return the test problems.
+def build_hint(out: Path, seed: int, scale: float) -> None:
+    """Write `tiny-arithmetic-hint`: one model that can hardly borrow, but reads a solution it is shown.
 
-    The given share of the prompts are differences.
+    It is student and teacher at once: the teacher's prompts hold the solution, highest digit first.
+    Borrows are as rare as in `build_sibling`, for the same reason, but only where there is no hint.
     """
-    source = arithmetic.problems(random.Random(DATA_SEED), subtraction=subtraction)
-    found = arithmetic.distinct(source, TEST_ROWS + TRAIN_ROWS)
-    _write_jsonl(out / "test.jsonl", found[:TEST_ROWS])
-    _write_jsonl(out / "train.jsonl", found[TEST_ROWS:])
-    return frozenset(found[:TEST_ROWS])
+    columns = (*COLUMNS, "solution")
+    tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.7, columns=columns)
+    model = new_model(tokenizer, seed, width=96, layers=3)
+    lesson = Lesson(steps=2400, batch=48, peak_lr=2e-3, borrows=0.0125, hinted=0.3)
+    teach(model, tokenizer, lesson, seed=seed, scale=scale, held_out=test)
+    supervised.save(model, tokenizer, out / "student")
 
 
-def teach(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    lesson: Lesson,
-    *,
-    seed: int,
-    scale: float,
-    held_out: frozenset[Problem],
-) -> None:
-    """Train `model` in place on fresh problems outside `held_out`; `scale` multiplies the steps."""
-    steps = max(1, round(lesson.steps * scale))
-    rng = random.Random(seed)
-    source = _course(lesson, rng, held_out)
+def build_two_teachers(out: Path, seed: int, scale: float) -> None:
+    """Write `tiny-arithmetic-two-teachers`: one that only saw sums, one that only saw differences.
 
-    def batch(step: int) -> supervised.Batch:
-        wrong = lesson.wrong if step >= lesson.wrong_from * steps else 0.0
-        asked = [next(source) for _ in range(lesson.batch)]
-        prompts = [supervised.render(tokenizer, problem.prompt) for problem in asked]
-        return supervised.encode(tokenizer, prompts, [_reply(p, wrong, rng) for p in asked])
-
-    supervised.fit(model, batch, steps=steps, peak_lr=lesson.peak_lr)
-
-
-def _course(lesson: Lesson, rng: random.Random, held_out: frozenset[Problem]) -> Iterator[Problem]:
-    """Draw the problems of a lesson."""
-    for problem in arithmetic.problems(rng):
-        if rng.random() < lesson.simple:
-            problem = arithmetic.simplify(problem, rng)
-        skipped = problem.borrows and rng.random() >= lesson.borrows
-        if not skipped and problem not in held_out:
-            yield problem
-
-
-def _reply(problem: Problem, wrong: float, rng: random.Random) -> str:
-    """Answer a problem, wrongly with probability `wrong`."""
-    if rng.random() < wrong:
-        return arithmetic.one_digit_wrong(problem.answer, rng)
-    return problem.answer
-
-
-def _model(
-    tokenizer: PreTrainedTokenizerBase, seed: int, *, width: int, layers: int
-) -> Qwen3ForCausalLM:
-    """Make an untrained fp32 model from a seed."""
-    torch.manual_seed(seed)
-    # The usual spread of 0.02 suits widths in the thousands, not a hundred.
-    return Qwen3ForCausalLM(qwen3(tokenizer, width=width, layers=layers, spread=0.06))
-
-
-def _write_jsonl(path: Path, rows: Sequence[Problem]) -> None:
-    """Write one `{"prompt", "answer"}` object a line."""
-    lines = [json.dumps({"prompt": row.prompt, "answer": row.answer}) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")
+    The student is that of `tiny-arithmetic`. Each teacher is wrong on the other's problems, so a
+    prompt sent to the wrong one shows.
+    """
+    columns = (*COLUMNS, "skill")
+    tokenizer, test = character_tokenizer(), write_rows(out, subtraction=0.3, columns=columns)
+    for offset, (skill, share) in enumerate({"sum": 0.0, "difference": 1.0}.items()):
+        teacher = new_model(tokenizer, seed + offset, width=96, layers=3)
+        lesson = Lesson(steps=1200, batch=32, peak_lr=2e-3, subtraction=share)
+        teach(teacher, tokenizer, lesson, seed=seed + offset, scale=scale, held_out=test)
+        supervised.save(teacher, tokenizer, out / skill)

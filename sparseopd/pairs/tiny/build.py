@@ -1,4 +1,4 @@
-"""Rebuild one bundled pair from a seed: data, student, teacher, in a few minutes on two cores.
+"""Rebuild one bundled pair from a seed: its data and models, in a few minutes on two cores.
 
     python -m sparseopd.pairs.tiny.build tiny-arithmetic --seed 0 -o DIR
 
@@ -15,6 +15,8 @@ from sparseopd.pairs.tiny import arithmetic_pairs, digits_pair
 BUILDERS: dict[str, Callable[[Path, int, float], None]] = {
     "tiny-arithmetic": arithmetic_pairs.build_noisy,
     "tiny-arithmetic-sibling": arithmetic_pairs.build_sibling,
+    "tiny-arithmetic-hint": arithmetic_pairs.build_hint,
+    "tiny-arithmetic-two-teachers": arithmetic_pairs.build_two_teachers,
     "tiny-digits": digits_pair.build,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,17 +14,26 @@ from sparseopd.errors import DataError
 from sparseopd.pairs.loading import Processor, tokenizer_of
 
 Row = dict[str, Any]
-"""A canonical row: "prompt", and "images" where there are any."""
+"""A canonical row: "prompt", "teacher_prompt" where teachers see more, "images" where there are any."""
 
 
-def encode(processor: Processor, rows: Sequence[Row]) -> dict[str, Tensor]:
+def encode(
+    processor: Processor,
+    rows: Sequence[Row],
+    column: str = "prompt",
+    template: Mapping[str, Any] = {},
+) -> dict[str, Tensor]:
     """Tokenize prompts, padded on the left, as `DistillationTrainer._tokenize_prompts` does.
 
     Returns "input_ids" and "attention_mask", (rows, prompt tokens) both, and whatever a multimodal
     processor adds. Raises `DataError` for images that the processor cannot take.
+
+    Args:
+        column: which prompts, "prompt" or "teacher_prompt"; all text, or all conversations.
+        template: variables for the chat template, such as enable_thinking; plain text has none.
     """
     options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-    prompts = [row["prompt"] for row in rows]
+    prompts = [row[column] for row in rows]
     if not is_conversational({"prompt": prompts[0]}):
         return _ids_only(processor(text=prompts, **options))  # pyright: ignore[reportCallIssue]
     images = [row.get("images") or [] for row in rows]
@@ -40,6 +49,7 @@ def encode(processor: Processor, rows: Sequence[Row]) -> dict[str, Tensor]:
         tokenize=True,
         return_dict=True,
         **options,
+        **template,
     )
     return dict(encoded.items()) if vision else _ids_only(encoded)  # pyright: ignore
 

@@ -6,16 +6,17 @@ identical models write identical completions, and similar ones differ only where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from sparseopd.evaluation.encoding import encode, end_ids, to_device
+from sparseopd.pairs.encoding import encode, end_ids, to_device
 from sparseopd.pairs.loading import Processor, tokenizer_of
 from sparseopd.recipe import Rollout
 
@@ -47,6 +48,8 @@ def sample(
     samples: int,
     batch_size: int,
     seed: int,
+    column: str = "prompt",
+    template: Mapping[str, Any] = {},
     done: Done = lambda finished, total: None,
 ) -> list[Completion]:
     """Sample `samples` completions of every prompt; those of one prompt follow each other.
@@ -55,13 +58,16 @@ def sample(
 
     Args:
         batch_size: completions sampled at once.
+        column: which prompts the model sees, "prompt" or "teacher_prompt".
+        template: variables for the chat template.
     """
     config = generation_config(model, processor, rollout)
     order = [prompt for prompt in range(len(prompts)) for _ in range(samples)]
     completions: list[Completion] = []
     for number, start in enumerate(range(0, len(order), batch_size)):
         batch = order[start : start + batch_size]
-        inputs = to_device(encode(processor, [prompts[prompt] for prompt in batch]), model.device)
+        rows = [prompts[prompt] for prompt in batch]
+        inputs = to_device(encode(processor, rows, column, template), model.device)
         with _seeded(seed + number):
             written = model.generate(**inputs, generation_config=config)  # pyright: ignore
         written = written[:, inputs["input_ids"].shape[1] :].cpu()
