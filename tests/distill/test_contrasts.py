@@ -115,6 +115,15 @@ def test_grpo_rewards_what_the_grader_accepts(tmp_path: Path) -> None:
         small("objective.kind=grpo")
 
 
+def test_grpo_is_refused_before_it_meets_an_answer_that_cannot_be_graded(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    answers = ["1"] * 20 + ["none"]
+    prompts.write_text("".join(f'{{"prompt": "1+0=", "answer": "{one}"}}\n' for one in answers))
+    recipe = of("grpo", f"data.train={prompts}", "data.grader=numeric")
+    with pytest.raises(DataError, match="finds no number in the answer 'none'"):
+        trained(recipe, tmp_path / "run")
+
+
 def test_sft_needs_references(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "00{n}+001="}}\n' for n in range(9)))
