@@ -23,7 +23,13 @@ from sparseopd.artifacts import Scores
 from sparseopd.console import live_progress, quiet_libraries
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
-PAIRS = ("tiny-arithmetic", "tiny-digits", "tiny-arithmetic-sibling")
+PAIRS = (
+    "tiny-arithmetic",
+    "tiny-digits",
+    "tiny-arithmetic-sibling",
+    "tiny-arithmetic-hint",
+    "tiny-arithmetic-two-teachers",
+)
 
 
 def main() -> None:
@@ -91,7 +97,9 @@ def table(results: dict[str, Any]) -> str:
     ]
     for pair in dict.fromkeys(run["pair"] for run in results["runs"]):
         runs = [run["arms"] for run in results["runs"] if run["pair"] == pair]
-        cells = [_cell([arms[index] for arms in runs]) for index in range(len(runs[0]))]
+        cells = [_cell([arms[index] for arms in runs]) for index in range(4)]
+        teachers = [_cell([arms[index] for arms in runs]) for index in range(4, len(runs[0]))]
+        cells.append(" and ".join(teachers))
         lines.append(f"| {pair} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from sparseopd.artifacts import RunDir, Scores
 from sparseopd.console import (
     console,
     explain,
+    let_one_speak,
     live_progress,
     print_json,
     quiet_libraries,
@@ -326,12 +327,16 @@ def check(
 def main() -> None:
     """Run the command line; a wrong request ends in one sentence and exit code 2."""
     quiet_libraries()
+    let_one_speak()
     try:
         app()
     except Interrupted as stopped:
         say(str(stopped))
         sys.exit(stopped.exit_code)
     except SparseOPDError as error:
+        console.quiet &= (
+            error.exit_code == RequestError.exit_code
+        )  # all processes meet a wrong request
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:

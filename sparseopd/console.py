@@ -146,7 +146,14 @@ def explain(sentence: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print machine-readable output on stdout."""
+    if console.quiet:
+        return
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def let_one_speak() -> None:
+    """Of several launched processes, let the first alone print."""
+    console.quiet = os.environ.get("RANK", "0") != "0"
 
 
 def quiet_libraries() -> None:

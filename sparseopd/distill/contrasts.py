@@ -68,8 +68,9 @@ def grpo_trainer(
     grader = prepared.prompts.grader
     if grader is None:
         raise DataError("grpo needs graded prompts, and there is no grader: set data.grader")
+    # An answer that the grader cannot read is told now, and not in the midst of the run.
     for answer in prepared.prompts.train["answer"]:
-        grader(answer, answer)  # one that it cannot read is told now and not in the midst of the run
+        grader(answer, answer)
     return GRPORecipeTrainer(
         args=config, train_dataset=prepared.prompts.train, reward_funcs=_reward(grader), **settings
     )

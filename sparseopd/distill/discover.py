@@ -1,6 +1,7 @@
 """`discover`: a short full OPD run whose update becomes a mask.
 
     sparseopd discover RECIPE [--until-stable 0.95] [--snapshots 5,10,25] -o RUN
+    sparseopd discover RUN --resume
 
 The student trains in full for `discover.steps` updates, or until its mask has settled; Δ is taken
 between its fp32 masters and the source's checkpoint; the selector keeps k coordinates. The trained
@@ -14,15 +15,17 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from sparseopd import recipe as recipes
 from sparseopd.artifacts import Progress, Provenance, RunDir, write_json
 from sparseopd.distill import processes
 from sparseopd.distill.facts import record, write_recipe
 from sparseopd.distill.optimizer import check_groups
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
+from sparseopd.distill.resume import find_stopped, forget, mark_started, reopen
 from sparseopd.distill.saliency import SaliencyRecorder
-from sparseopd.distill.train import new_run, run_training
+from sparseopd.distill.train import last_row, new_run, run_training
 from sparseopd.distill.watch import MaskWatch
-from sparseopd.errors import MaskError, RecipeError
+from sparseopd.errors import MaskError, RecipeError, RunFolderError
 from sparseopd.masks import Mask, select, summarize_update
 from sparseopd.masks.scope import in_scope
 from sparseopd.masks.selectors import MATRICES
@@ -52,12 +55,49 @@ def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = 
     if processes.is_main():
         run.create()
         write_recipe(run, recipe)
-    finding = _Discovery(recipe, prepared, source, run, progress)
-    finding.train()
+        mark_started(run, "discover")
+    return _find(_Discovery(recipe, prepared, source, run, progress), started)
+
+
+def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
+    """Go on with a discovery that stopped, from the last state it kept (`train.save_every`).
+
+    It ends in the same mask as if it had never stopped. Raises `RunFolderError` if there is nothing to
+    go on from, otherwise as `discover`.
+    """
+    started = time.monotonic()
+    run = RunDir(folder)
+    _check_trains(run)
+    stopped = find_stopped(run, "discover")
+    recipe, prepared = reopen(run, stopped)
+    source = source_tensors(local_folder(recipe.student), prepared.student)
     if processes.is_main():
-        _write(recipe, prepared, source, run, finding, started)
+        for step in recipe.discover.snapshots:
+            if step > stopped.step:
+                run.snapshot(step).unlink(missing_ok=True)
+    return _find(
+        _Discovery(recipe, prepared, source, run, progress), started, stopped.checkpoint
+    )
+
+
+def _check_trains(run: RunDir) -> None:
+    """Refuse a run that was cut off while its data-free selector worked."""
+    if run.facts.exists() or not run.recipe.exists():
+        return
+    selector = recipes.load(run.recipe).discover.selector
+    if selector in DATA_FREE and not run.started.exists():
+        raise RunFolderError(
+            f"{run.path} chooses by {selector}, which trains nothing, so there is nothing to resume: "
+            "start it again in another folder"
+        )
+
+
+def _find(finding: _Discovery, started: float, checkpoint: Path | None = None) -> RunDir:
+    finding.train(checkpoint)
+    if processes.is_main():
+        finding.write(started)
     processes.wait()
-    return run
+    return finding.run
 
 
 def _write(

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from sparseopd.distill import processes
+from sparseopd.distill.arguments import batch_shape
 from sparseopd.distill.routing import route, token_shares
 from sparseopd.distill.sinks import check_sinks
 from sparseopd.errors import DataError, MaskError, PairError, RecipeError
@@ -63,6 +64,7 @@ def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
     `weights` is the folder of a checkpoint of this student to start from, in place of the source.
     """
     check_device(recipe)
+    batch_shape(recipe)  # refuses batches that the launched processes cannot share
     check_sinks(recipe.train.report_to)
     processor = load_processor(recipe.student)
     teachers = {} if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers()

@@ -10,16 +10,15 @@ bits, or the run fails.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
-from sparseopd import recipe as recipes
 from sparseopd.artifacts import Progress, RunDir
 from sparseopd.distill import processes
 from sparseopd.distill.checkpoint import (
@@ -38,7 +37,17 @@ from sparseopd.distill.optimizer import (
     learning_rate,
 )
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
-from sparseopd.distill.resume import find_stopped, forget, mark_started, trim_metrics
+from sparseopd.distill.resume import (
+    NothingLeft,
+    ResumableCallback,
+    Stage,
+    StateKeeper,
+    find_stopped,
+    forget,
+    mark_started,
+    reopen,
+    resume_command,
+)
 from sparseopd.distill.trainer import make_trainer
 from sparseopd.errors import Interrupted, MaskError, TrainingError
 from sparseopd.masks import Mask
@@ -73,7 +82,7 @@ def train(
         write_recipe(run, recipe)
         if mask is not None:
             mask.save(run.mask)
-        mark_started(run, name)
+        mark_started(run, "train", name)
     return _train_and_record(recipe, prepared, run, mask, name, started, progress)
 
 
@@ -85,13 +94,9 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
     """
     started = time.monotonic()
     run = RunDir(folder)
-    stopped = find_stopped(run)
-    recipe = recipes.load(run.recipe)
+    stopped = find_stopped(run, "train")
+    recipe, prepared = reopen(run, stopped)
     mask = Mask.load(run.mask) if run.mask.exists() else None
-    prepared = prepare(recipe, stopped.checkpoint)
-    if processes.is_main():
-        trim_metrics(run, stopped.step)
-    prepared.notes.append(f"resumed after step {stopped.step}")
     return _train_and_record(
         recipe, prepared, run, mask, stopped.name, started, progress, stopped.checkpoint
     )
@@ -146,7 +151,7 @@ def _write(
         lr=learning_rate(recipe.optimizer, masked=mask is not None),
         seconds=time.monotonic() - started,
         mask=mask,
-        final=log.last or run.read_metrics()[-1],
+        final=last_row(log, run),
         notes=prepared.notes,
     )
     forget(run)
@@ -159,14 +164,15 @@ def run_training(
     *,
     steps: int,
     mask: Mask | None,
-    stage: str,
+    stage: Stage,
     progress: Progress | None,
-    callbacks: Sequence[TrainerCallback] = (),
+    callbacks: Sequence[ResumableCallback] = (),
     checkpoint: Path | None = None,
 ) -> RunLog:
     """Train `prepared.student` in place for `steps` updates; return the log with its last line.
 
-    `checkpoint` is the state to go on from. Raises `Interrupted` after a signal, with a state saved.
+    `checkpoint` is the state to go on from, which may be that of the last step. Raises `Interrupted`
+    after a signal, with a state saved.
     """
     log = RunLog(run, stage, progress)
 
@@ -175,8 +181,8 @@ def run_training(
         log.watch(optimizer, recipe.optimizer.telemetry_every)
         return optimizer
 
-    keeps = stage == "train"  # discovery cannot be resumed
-    interrupts = Interrupts(resumable=keeps, every=recipe.rollout.updates)
+    interrupts = Interrupts(resumable=True, every=recipe.rollout.updates)
+    keeper = StateKeeper(callbacks)
     trainer = make_trainer(
         recipe,
         prepared,
@@ -184,19 +190,26 @@ def run_training(
         steps=steps,
         build_optimizer=build,
         clip=recipe.optimizer.max_grad_norm if mask is None else 0.0,
-        callbacks=[log, *callbacks, interrupts],
-        folder=run.resume if keeps else run.path,
-        save_every=recipe.train.save_every if keeps else 0,
+        callbacks=[log, *callbacks, interrupts, keeper],
+        folder=run.resume,
+        save_every=recipe.train.save_every,
         progress=progress,
     )
-    with interrupts:
+    if checkpoint is not None:
+        keeper.load(checkpoint)
+    with interrupts, suppress(NothingLeft):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if interrupts.stopped is not None:
         raise Interrupted(
             f"stopped after step {interrupts.stopped} of {steps}: go on with "
-            f"sparseopd train {shlex.quote(str(run.path))} --resume"
+            + resume_command(run, stage)
         )
     return log
+
+
+def last_row(log: RunLog, run: RunDir) -> dict[str, Any]:
+    """Return the figures of the last logged step, whichever part of the run took it; none, if none was."""
+    return log.last or next(reversed(run.read_metrics()), {})
 
 
 def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:

@@ -267,14 +267,6 @@ def test_masks_and_devices_that_cannot_train(
     assert list(place.iterdir()) == []
 
 
-def test_several_processes(
-    place: Path, monkeypatch: pytest.MonkeyPatch, sparseopd: Command
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(sparseopd("train", "tiny-arithmetic", "-o", "x"), "several processes were launched")
-    assert list(place.iterdir()) == []
-
-
 @pytest.mark.parametrize("command", ["discover", "train", "demo", "evaluate"])
 def test_a_folder_that_holds_a_run(command: str, tmp_path: Path, sparseopd: Command) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"kind": "full"}))
