@@ -52,7 +52,10 @@ Teacher = Annotated[
 Data = Annotated[
     str | None, typer.Option(help="Prompts: JSONL, Parquet or hub id.", show_default=False)
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder for the run.")]
+ResumableOutput = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="A new folder; not with --resume.", show_default=False),
+]
 FreeOutput = Annotated[
     Path | None,
     typer.Option(
@@ -65,6 +68,10 @@ FreeOutput = Annotated[
 Steps = Annotated[int | None, typer.Option(help="Optimizer updates.", show_default=False)]
 Seed = Annotated[
     int | None, typer.Option(help="Fixes data order, rollouts and ties.", show_default=False)
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the stopped run named first; see train.save_every."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
@@ -104,7 +111,7 @@ def demo(
 @app.command()
 def discover(
     words: Words = None,
-    output: Output = ...,  # pyright: ignore  # typer's way to say "required"
+    output: ResumableOutput = None,
     student: Student = None,
     teacher: Teacher = None,
     data: Data = None,
@@ -127,6 +134,7 @@ def discover(
         typer.Option(help="Also keep the mask after these steps: 5,10,25.", show_default=False),
     ] = None,
     seed: Seed = None,
+    resume: Resume = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -142,13 +150,18 @@ def discover(
         "discover.snapshots": None if snapshots is None else f"[{snapshots}]",
         "seed": seed,
     }
-    recipe = _recipe(words, given)
-    if dry_run:
-        return _print_recipe(recipe)
-    from sparseopd.distill import discover as run_discover
+    if resume:
+        run = _resume("discover", words or [], [output, *given.values()], dry_run)
+    else:
+        recipe = _recipe(words, given)
+        if dry_run:
+            return _print_recipe(recipe)
+        if output is None:
+            raise RequestError("give the new run a folder with -o")
+        from sparseopd.distill import discover as run_discover
 
-    with live_progress() as progress:
-        run = run_discover(recipe, output, progress=progress)
+        with live_progress() as progress:
+            run = run_discover(recipe, output, progress=progress)
     _show_course(run)
     facts = run.read_facts()
     for note in facts.notes:
@@ -164,10 +177,7 @@ def discover(
 @app.command()
 def train(
     words: Words = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="A new folder; not with --resume.", show_default=False),
-    ] = None,
+    output: ResumableOutput = None,
     mask: Annotated[
         Path | None,
         typer.Option(help="Train only these coordinates; without it, all.", show_default=False),
@@ -180,12 +190,7 @@ def train(
     data: Data = None,
     steps: Steps = None,
     seed: Seed = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the stopped run named first; see train.save_every."
-        ),
-    ] = False,
+    resume: Resume = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -198,7 +203,7 @@ def train(
         "seed": seed,
     }
     if resume:
-        run = _resume(words or [], [output, mask, name, *given.values()], dry_run)
+        run = _resume("train", words or [], [output, mask, name, *given.values()], dry_run)
     else:
         recipe = _recipe(words, given)
         if dry_run:
@@ -369,16 +374,18 @@ def _recipe(words: list[str] | None, given: dict[str, Any]) -> recipes.Recipe:
     return recipes.load(recipes.find(named[0]), settings) if named else recipes.build({}, settings)
 
 
-def _resume(words: list[str], given: list[Any], dry_run: bool) -> RunDir:
+def _resume(stage: str, words: list[str], given: list[Any], dry_run: bool) -> RunDir:
     if len(words) != 1 or dry_run or any(value is not None for value in given):
         raise RequestError(
             "--resume goes on with a run as it was started: give its folder and nothing else, "
-            "sparseopd train RUN --resume"
+            f"sparseopd {stage} RUN --resume"
         )
-    from sparseopd.distill import resume as run_resume
+    from sparseopd.distill.discover import resume as resume_discovery
+    from sparseopd.distill.train import resume as resume_training
 
     with live_progress() as progress:
-        return run_resume(words[0], progress=progress)
+        go_on = resume_discovery if stage == "discover" else resume_training
+        return go_on(words[0], progress=progress)
 
 
 def _print_recipe(recipe: recipes.Recipe) -> None:

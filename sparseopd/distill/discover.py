@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -75,9 +76,7 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
         for step in recipe.discover.snapshots:
             if step > stopped.step:
                 run.snapshot(step).unlink(missing_ok=True)
-    return _find(
-        _Discovery(recipe, prepared, source, run, progress), started, stopped.checkpoint
-    )
+    return _find(_Discovery(recipe, prepared, source, run, progress), started, stopped.checkpoint)
 
 
 def _check_trains(run: RunDir) -> None:
@@ -100,26 +99,8 @@ def _find(finding: _Discovery, started: float, checkpoint: Path | None = None) -
     return finding.run
 
 
-def _write(
-    recipe: Recipe,
-    prepared: Prepared,
-    source: Tensors,
-    run: RunDir,
-    finding: _Discovery,
-    started: float,
-) -> None:
-    """Choose the mask, write it with a summary of the update, and end the run."""
-    mask = finding.choose()
-    write_json(run.delta, summarize_update(source, prepared.student, mask))
-    seconds = time.monotonic() - started
-    record(
-        run, recipe, kind="discover", name=recipe.name, steps=finding.steps, lr=recipe.optimizer.lr,
-        seconds=seconds, mask=mask, final=finding.last, notes=[*prepared.notes, *finding.notes()],
-    )  # fmt: skip
-
-
 class _Discovery:
-    """One discovery run: trains, keeps snapshots, and chooses."""
+    """One discovery run: trains, keeps snapshots, chooses, and writes."""
 
     def __init__(
         self,
@@ -129,57 +110,67 @@ class _Discovery:
         run: RunDir,
         progress: Progress | None,
     ) -> None:
-        self._recipe, self._prepared, self._source, self._run = recipe, prepared, source, run
+        self.run = run
+        self._recipe, self._prepared, self._source = recipe, prepared, source
         self._progress = progress
         wanted = recipe.discover.selector == "saliency"
         kind = recipe.discover.saliency or "gradient"
         self._saliency = SaliencyRecorder(kind) if wanted else None
         self._watch = MaskWatch(recipe.discover, source, run, self._snapshot)
-        self._missed: list[str] = []
-        self.steps = 0
-        self.last: dict = {}
+        self._steps = 0
+        self._last: dict[str, Any] = {}
 
-    def train(self) -> None:
-        """Train; `choose` then finds the mask."""
+    def train(self, checkpoint: Path | None = None) -> None:
+        """Train, from a state on if one is given; `write` then finds the mask."""
         log = run_training(
-            self._recipe, self._prepared, self._run, steps=self._recipe.discover.steps, mask=None,
-            stage="discover", progress=self._progress,
+            self._recipe, self._prepared, self.run, steps=self._recipe.discover.steps, mask=None,
+            stage="discover", progress=self._progress, checkpoint=checkpoint,
             callbacks=[*([self._saliency] if self._saliency else []), self._watch],
         )  # fmt: skip
-        self.steps, self.last = log.step, log.last
-        if self._progress is not None and self.steps < self._recipe.discover.steps:
-            self._progress("discover", self.steps, self.steps)  # ends the bar of an early stop
+        self._steps, self._last = log.step, last_row(log, self.run)
+        if self._progress is not None and self._steps < self._recipe.discover.steps:
+            self._progress("discover", self._steps, self._steps)  # ends the bar of an early stop
         self._prepared.student.cpu()  # pyright: ignore[reportCallIssue]
 
-    def choose(self) -> Mask:
-        """Choose the mask of the whole run and write it."""
-        return self._choose(self.steps, self._run.mask)
+    def write(self, started: float) -> None:
+        """Choose the mask of the whole run, sum up the update, and end the run."""
+        recipe, prepared = self._recipe, self._prepared
+        mask = self._choose(self._steps, self.run.mask)
+        write_json(self.run.delta, summarize_update(self._source, prepared.student, mask))
+        seconds = time.monotonic() - started
+        record(
+            self.run, recipe, kind="discover", name=recipe.name, steps=self._steps,
+            lr=recipe.optimizer.lr, seconds=seconds, mask=mask, final=self._last,
+            notes=[*prepared.notes, *self._notes()],
+        )  # fmt: skip
+        forget(self.run)
 
-    def notes(self) -> list[str]:
+    def _notes(self) -> list[str]:
         """Say whether the mask settled, if that was asked, and which snapshots an early end lacks."""
-        if self.steps == self._recipe.discover.steps:
-            return [*self._missed, *self._watch.unsettled()]
-        settled = f"the mask settled, and discovery stopped, after {self.steps} steps"
-        missed = [step for step in self._recipe.discover.snapshots if step > self.steps]
+        if self._steps == self._recipe.discover.steps:
+            return [*self._watch.missed, *self._watch.unsettled()]
+        settled = f"the mask settled, and discovery stopped, after {self._steps} steps"
+        missed = [step for step in self._recipe.discover.snapshots if step > self._steps]
         return [
-            *self._missed,
+            *self._watch.missed,
             settled + (f"; no snapshot was kept of steps {missed}" if missed else ""),
         ]
 
-    def _snapshot(self, step: int) -> None:
+    def _snapshot(self, step: int) -> str | None:
         if not processes.is_main():
-            return
-        path = self._run.snapshot(step)
+            return None
+        path = self.run.snapshot(step)
         path.parent.mkdir(exist_ok=True)
         try:
             self._choose(step, path)
         except MaskError as error:  # so early that nothing has moved enough: no reason to stop
-            self._missed.append(f"no snapshot of step {step}: {error}")
+            return f"no snapshot of step {step}: {error}"
+        return None
 
     def _choose(self, step: int, path: Path) -> Mask:
         tuned: Source = self._prepared.student
         if self._saliency is not None:
-            tuned = self._saliency.save(self._prepared.student, self._run.saliency)
+            tuned = self._saliency.save(self._prepared.student, self.run.saliency)
         return _select(self._recipe, self._source, tuned, step, path, self._watch.rows)
 
 

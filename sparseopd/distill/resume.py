@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.trainer.utils import RepeatSampler
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir, read_json, write_json, written_whole
@@ -62,19 +64,22 @@ class NothingLeft(Exception):
 
 
 class StateKeeper(TrainerCallback):
-    """Puts what other callbacks know into each state; stands after all that may ask for a save or a stop.
+    """Keeps and takes up what Trainer does not: what other callbacks know, and the order of prompts.
 
-    Trainer calls `on_save` too late for that: trainer_state.json, which makes a state whole, has been
-    written by then, and the state before has been removed.
+    It stands after all that may ask for a save or a stop. `on_save` would come too late: by then
+    trainer_state.json, which makes a state whole, is written, and the state before is removed.
     """
 
     def __init__(self, callbacks: Sequence[ResumableCallback]) -> None:
         self._callbacks = callbacks
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Raise `NothingLeft` where Trainer, which looks only after a step, would take one too many."""
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any
+    ) -> None:
+        """Shuffle as often as before; raise `NothingLeft` where Trainer would take a step too many."""
         if control.should_training_stop or state.global_step >= state.max_steps:
             raise NothingLeft
+        _shuffle_again(train_dataloader, int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin the folder of the state that Trainer is about to save."""
@@ -155,6 +160,19 @@ def forget(run: RunDir) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(run.resume, ignore_errors=True)
     run.started.unlink(missing_ok=True)
+
+
+def _shuffle_again(loader: Any, epochs: int) -> None:
+    """Draw the orders of the epochs gone by, where they come from a generator that no state holds.
+
+    TRL's `RepeatSampler` (1.16) goes on with one generator from epoch to epoch. The samplers of
+    `accelerate` are seeded anew for each.
+    """
+    batches = loader.batch_sampler
+    sampler = getattr(batches, "batch_sampler", batches).sampler  # each process has a part of them
+    if isinstance(sampler, RepeatSampler) and sampler.shuffle:
+        for _ in range(epochs):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
 
 
 def _shared(checkpoint: Path) -> Path:

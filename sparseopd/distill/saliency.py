@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from sparseopd.artifacts import written_whole
 from sparseopd.distill.resume import ResumableCallback
 from sparseopd.pairs import checkpoint_pieces
-
 
 _SUMS = "saliency.safetensors"
 
@@ -51,7 +49,8 @@ class SaliencyRecorder(ResumableCallback):
     def save_state(self, folder: Path) -> None:
         """Write the sums, fp32 by parameter name; the moments are in the optimizer's own state."""
         if self._kind == "gradient":
-            _write(self._sums, folder / _SUMS)
+            stored = {name: _stored(values) for name, values in self._sums.items()}
+            _write(stored, folder / _SUMS)
 
     def load_state(self, folder: Path) -> None:
         """Read the sums."""
@@ -61,7 +60,7 @@ class SaliencyRecorder(ResumableCallback):
     def save(self, model: nn.Module, folder: Path) -> Path:
         """Write the scores as a checkpoint folder, fp32 by checkpoint name; return the folder."""
         tensors = {
-            piece: values
+            piece: _stored(values)
             for name, weight in model.named_parameters()
             for piece, values in checkpoint_pieces(model, name, self._scores(name, weight)).items()
         }
@@ -79,9 +78,10 @@ class SaliencyRecorder(ResumableCallback):
         return torch.where(spread > 0, moment.abs() / spread, 0.0)
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    stored = {
-        name: values.detach().float().cpu().contiguous() for name, values in tensors.items()
-    }
+def _stored(values: Tensor) -> Tensor:
+    return values.detach().float().cpu().contiguous()
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
     with written_whole(path) as temporary:
-        save_file(stored, temporary)
+        save_file(tensors, temporary)

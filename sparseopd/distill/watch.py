@@ -165,8 +165,7 @@ def watched_masks(settings: Selection, source: Tensors, model: Any, step: int) -
     )
     found = take_many(comparison, [replace(base, density=density) for density in densities])
     masks = {
-        density: _held(chosen.bitmaps)
-        for density, chosen in zip(densities, found, strict=True)
+        density: _held(chosen.bitmaps) for density, chosen in zip(densities, found, strict=True)
     }
     idle = {density: chosen.idle for density, chosen in zip(densities, found, strict=True)}
     return Watched(step, masks, own, idle.get(own, 0))

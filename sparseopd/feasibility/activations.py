@@ -59,14 +59,15 @@ def state_bytes(numbers: Numbers) -> int:
 
 
 def saved(text: TextShape, batch: Batch, numbers: Numbers, *, checkpointing: bool) -> int:
-    """Return the bytes that a forward pass through all layers keeps for backward.
+    """Return the bytes that a forward pass through all layers keeps; with `checkpointing`, their inputs."""
+    if checkpointing:
+        return text.layers * batch.tokens * text.hidden * state_bytes(numbers)
+    return text.layers * layer_saved(text, batch, numbers)
 
-    With `checkpointing` that is every layer's input, and one layer at a time anew.
-    """
-    layer = batch.tokens * _per_token(text, numbers) + _mask(batch, numbers)
-    if not checkpointing:
-        return text.layers * layer
-    return layer + text.layers * batch.tokens * text.hidden * state_bytes(numbers)
+
+def layer_saved(text: TextShape, batch: Batch, numbers: Numbers) -> int:
+    """Return the bytes that a forward pass through one layer keeps for backward."""
+    return batch.tokens * _per_token(text, numbers) + _mask(batch, numbers)
 
 
 def backward_workspace(text: TextShape, batch: Batch, numbers: Numbers) -> int:

@@ -27,6 +27,7 @@ from sparseopd.feasibility.templates import check_templates
 from sparseopd.feasibility.vocabularies import check_special_tokens, check_tokens
 from sparseopd.feasibility.weights import (
     check_frozen_mask,
+    check_frozen_scope,
     check_masters,
     check_same_model,
     check_stored_updates,
@@ -46,6 +47,7 @@ CHECKS: tuple[Callable[[Subject], list[Finding]], ...] = (
     check_masters,
     check_stored_updates,
     check_frozen_mask,
+    check_frozen_scope,
     check_packages,
     check_memory,
     check_disk,

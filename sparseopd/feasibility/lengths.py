@@ -26,7 +26,8 @@ def find_lengths(recipe: Recipe, student: Described | None) -> tuple[Lengths, li
     """Return how long sequences become, and what was found out about the data on the way."""
     assumed = Lengths(ASSUMED, ASSUMED, recipe.rollout.max_new_tokens)
     if not _is_local(recipe.data.train) or student is None:
-        why = f"{recipe.data.train} is not on this machine" if student else "no tokenizer"
+        here = "the student's tokenizer is not known"
+        why = f"{recipe.data.train} is not on this machine" if student else here
         return assumed, [
             Finding(
                 "unknown", "data", f"not checked: {why}; prompts of {ASSUMED:,} tokens are assumed"

@@ -4,11 +4,13 @@
     sampling        KV cache of a batch of rollouts, logits
     scoring         what the student keeps for backward, one layer of the teacher
     loss            the same, tiles of logits, the output head's gradient, gradients of earlier passes
-    backward        all gradients, and the first layer, which backward comes to last
+    last layer      the same without logits, and what a layer needs to go backward
+    first layer     all gradients, and what a layer needs
     update          all gradients, and what the optimizer computes on the way
 
-The peak is `held` and the largest of the others. benchmarks/memory_estimate.py compares it with
-processes on the CPU.
+Between the last layer and the first, what is kept shrinks as evenly as gradients grow, so that one of
+the two ends is the most. The peak is `held` and the largest of the others. benchmarks/memory_estimate.py compares it with
+processes on the CPU. What an accelerator's allocator loses between blocks is not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def estimate(plan: Plan) -> Estimate:
         "sampling": phases.sampling(plan),
         "scoring": phases.scoring(plan),
         "loss": phases.loss(plan),
-        "backward": phases.backward(plan),
+        "last layer": phases.last_layer(plan),
+        "first layer": phases.first_layer(plan),
         "update": phases.update(plan),
     }
     some = {name: _some(items) for name, items in found.items()}

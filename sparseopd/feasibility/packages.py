@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from sparseopd.feasibility.findings import Finding
+from sparseopd.feasibility.findings import Finding, Level
 from sparseopd.feasibility.request import teachers
 from sparseopd.feasibility.subject import Subject
 
@@ -25,7 +25,9 @@ def check_packages(subject: Subject) -> list[Finding]:
     missing = {
         setting: package for setting, package in needed.items() if find_spec(package) is None
     }
+    level: Level = "warning" if subject.elsewhere else "error"
+    where = " where it is to run" if subject.elsewhere else ""
     return [
-        Finding("error", "packages", f"{setting} needs {package}: pip install {package}")
+        Finding(level, "packages", f"{setting} needs {package}: pip install {package}{where}")
         for setting, package in missing.items()
     ]

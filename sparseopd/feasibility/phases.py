@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sparseopd.feasibility import activations
 from sparseopd.feasibility.activations import Batch, numbers_of
 from sparseopd.feasibility.plan import BYTES, GIVEN, Plan, PlannedTeacher
 from sparseopd.masks.scope import block_of
 
+FULL = ("reverse-kl", "forward-kl", "jsd")
+"""Objectives over the whole vocabulary."""
 FULL_TILE = (4096, 32768)
 """Tokens and vocabulary of a tile of TRL's divergence over the whole vocabulary (trl 1.16)."""
-CPU_TILE, DEVICE_TILE = (512, 4096), (4096, 16384)
+CPU_TILE, DEVICE_TILE = (512, 4096), (2048, 16384)
 """The same of the objectives that need some tokens alone."""
 CPU_TEMPORARIES = 8
 """Copies of a tile that TRL's divergence makes where there is no Triton (read from trl 1.16)."""
@@ -45,28 +45,38 @@ def scoring(plan: Plan) -> dict[str, int]:
 
 
 def loss(plan: Plan) -> dict[str, int]:
-    """Return what there is while the loss goes backward, before the layers' gradients."""
+    """Return what there is while the loss becomes gradients of hidden states and output head."""
     states = 2 * 4 * plan.micro * plan.lengths.response * plan.student.text.hidden
-    dense = 0 if plan.masked is None else _largest_gradient(plan)
     return {
         **_kept(plan),
-        "logits, or one layer's gradients": max(_logits(plan) + states, _layer_gradients(plan)),
+        "logits": _logits(plan) + states,
         "gradient of the output head": _head_gradient(plan),
-        "gradients": dense
-        + max(_earlier_gradients(plan), 0 if plan.masked is None else 4 * plan.k),
+        "gradients": _earlier_gradients(plan),
     }
 
 
-def backward(plan: Plan) -> dict[str, int]:
-    """Return what there is while the layer that backward comes to last goes backward."""
-    layer = replace(plan.student.text, layers=1)
-    kept = activations.saved(layer, plan.batch, plan.numbers, checkpointing=False)
+def last_layer(plan: Plan) -> dict[str, int]:
+    """Return what there is while the last layer, the first that backward comes to, goes backward."""
+    masked, again = plan.masked is not None, plan.checkpointing
+    # A mask's share of the head's gradient is gathered, unless the embedding's is still to come.
+    head = 0 if masked and not plan.student.tied else _head_gradient(plan)
+    gathered = 4 * plan.trained.get(plan.student.head or "", 0) + _largest_gradient(plan)
+    return {
+        **_kept(plan),
+        "the layer's own": _layer_gradients(plan) + (_layer_saved(plan) if again else 0),
+        "gradient of the output head": head,
+        "gradients": _earlier_gradients(plan) + (gathered if masked else 0),
+    }
+
+
+def first_layer(plan: Plan) -> dict[str, int]:
+    """Return what there is while the first layer, the last that backward comes to, goes backward."""
     masked = plan.masked is not None
     # A tied embedding's gradient as a head is kept until that of its look-ups is there as well, which
     # a full run counts among all gradients.
     tied = _head_gradient(plan) * (2 if masked else 1) if plan.student.tied else 0
     return {
-        "first layer": kept + _layer_gradients(plan),
+        "the layer's own": _layer_gradients(plan) + _layer_saved(plan),
         "gradient of the output head": tied,
         "gradients": _gradients(plan) + (_largest_gradient(plan) if masked and not tied else 0),
     }
@@ -107,20 +117,25 @@ def _logits(plan: Plan) -> int:
         rows = plan.batch.tokens if plan.kind in GIVEN else tokens
         return 4 * LOGIT_COPIES * rows * vocabulary
     cpu = plan.device == "cpu"
-    if plan.kind in ("reverse-kl", "forward-kl", "jsd"):
+    if plan.kind in FULL:
         rows, columns = FULL_TILE
         # Pages of a CPU's buffer that no logit is written to take no memory.
         width = min(columns, vocabulary) if cpu else columns
-        return 4 * min(rows, tokens) * width * (2 + (CPU_TEMPORARIES if cpu else 0))
-    rows, columns = CPU_TILE if cpu else DEVICE_TILE
-    return 4 * 2 * min(rows, tokens) * min(columns, vocabulary)
+        copies = 2 + (CPU_TEMPORARIES if cpu else 0)
+    else:
+        rows, columns = CPU_TILE if cpu else DEVICE_TILE
+        width, copies = min(columns, vocabulary), 2
+    # The tile's part of the head is cast to the dtype of products, which a CPU cannot mix.
+    cast = {"float32": 0, "half": 4 if cpu else 0, "autocast": 4 if cpu else 2}[plan.numbers]
+    part = cast * min(columns, vocabulary) * plan.student.text.hidden
+    return 4 * copies * min(rows, tokens) * width + part
 
 
 def _head_gradient(plan: Plan) -> int:
     if not plan.trains_head:
         return 0
-    full = plan.kind in ("reverse-kl", "forward-kl", "jsd")
-    return plan.student.numels[plan.student.head or ""] * (4 if full else BYTES[plan.dtype])
+    each = 4 if plan.kind in FULL else BYTES[plan.dtype]
+    return each * plan.student.numels[plan.student.head or ""]
 
 
 def _earlier_gradients(plan: Plan) -> int:
@@ -138,6 +153,10 @@ def _largest_gradient(plan: Plan) -> int:
     numels, head = plan.student.numels, plan.student.head
     others = [numels[name] for name in plan.trained if name != head]
     return BYTES[plan.dtype] * max(others, default=0)
+
+
+def _layer_saved(plan: Plan) -> int:
+    return activations.layer_saved(plan.student.text, plan.batch, plan.numbers)
 
 
 def _layer_gradients(plan: Plan) -> int:

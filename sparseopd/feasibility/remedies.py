@@ -45,7 +45,9 @@ def _together(plan: Plan, available: int) -> str:
     while peak > available and (left := _useful(plan, available)):
         setting, peak, plan = left[0]
         settings.append(setting)
-    return f"{' with '.join(settings)} ({readable(peak)})"
+    *others, last = settings
+    all_of_them = f"{', '.join(others)} and {last}" if others else last
+    return f"{all_of_them} ({readable(peak)})"
 
 
 def _checkpointing(plan: Plan, available: int) -> tuple[str, Plan] | None:
@@ -64,6 +66,12 @@ def _micro_batch(plan: Plan, available: int) -> tuple[str, Plan] | None:
         if estimate(changed).peak <= available:
             break
     return found
+
+
+def _server(plan: Plan, available: int) -> tuple[str, Plan] | None:
+    if not plan.rollouts:
+        return None
+    return "rollout.vllm=server", replace(plan, rollouts=0, vllm_share=0.0)
 
 
 def _mask(plan: Plan, available: int) -> tuple[str, Plan] | None:
@@ -109,6 +117,7 @@ def _with_teachers(plan: Plan, **settings: str) -> Plan:
 CHANGES: tuple[Change, ...] = (
     _checkpointing,
     _micro_batch,
+    _server,
     _mask,
     _half_student,
     _half_teacher,

@@ -38,7 +38,8 @@ PHASES = {
     "sampling": "sampling",
     "scoring": "the models go forward",
     "loss": "the loss goes backward",
-    "backward": "the first layer goes backward",
+    "last layer": "the last layer goes backward",
+    "first layer": "the first layer goes backward",
     "update": "updating",
 }
 """What happens in each phase of a step, after "while"."""

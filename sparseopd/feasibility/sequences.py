@@ -88,7 +88,7 @@ def check_padding(subject: Subject) -> list[Finding]:
         Finding(
             "warning",
             "special tokens",
-            f"the student pads with its end token {tokenizer.eos_token!r}, so that tools which leave "
-            "padding out of a loss unlearn to stop: give its tokenizer a pad_token of its own",
+            f"the student pads with its end token {tokenizer.eos_token!r}, which tools that leave padding "
+            "out of a loss then never teach it to write: give its tokenizer a pad_token of its own",
         )
     ]

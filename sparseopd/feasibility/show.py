@@ -83,7 +83,8 @@ def _basis(plan: Plan) -> Text:
     whole = f"{parameters(plan.student.parameters)} parameters"
     trained = f"all {whole}" if plan.k == plan.student.parameters else f"{plan.k:,} of {whole}"
     passes = "in one pass" if plan.accumulation == 1 else f"in {plan.accumulation} passes"
+    sequences = "1 sequence" if plan.micro == 1 else f"{plan.micro} sequences"
     return Text(
-        f"training {trained}; an update {passes} of {plan.micro} sequences of {lengths.prompt:,} + "
+        f"training {trained}; an update {passes} of {sequences} of {lengths.prompt:,} + "
         f"{lengths.response:,} tokens, computed in {COMPUTED[plan.numbers]}"
     )

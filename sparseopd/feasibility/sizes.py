@@ -30,16 +30,13 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * units[found[2].lower()])
 
 
-def readable(size: float) -> str:
+def readable(size: int) -> str:
     """Return bytes in the binary unit that suits them: "23.5 GiB"."""
-    for unit in ("TiB", "GiB", "MiB"):
-        if abs(size) >= 0.95 * UNITS[unit]:  # 0.98 GiB reads better than 1003.5 MiB
-            return (
-                f"{size / UNITS[unit]:.3g} {unit}"
-                if size < 1e3 * UNITS[unit]
-                else (f"{size / UNITS[unit]:,.0f} {unit}")
-            )
-    return f"{size / UNITS['KiB']:.3g} KiB" if size >= 1 else "0"
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        amount = size / UNITS[unit]
+        if amount >= 1:
+            return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"
+    return f"{size} B"
 
 
 def parameters(count: int) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sparseopd.errors import RequestError
 from sparseopd.feasibility.described import Described, describe
 from sparseopd.feasibility.devices import Device, find_device
-from sparseopd.feasibility.findings import Finding
+from sparseopd.feasibility.findings import Finding, Level
 from sparseopd.feasibility.lengths import find_lengths
 from sparseopd.feasibility.plan import Lengths, Plan
 from sparseopd.feasibility.planning import plan_training
@@ -30,6 +30,9 @@ class Subject:
     lengths: Lengths
     device: Device | None
     plan: Plan | None
+    elsewhere: bool
+    """Whether the run is for another machine: its memory was given, or a model is out of reach here.
+    What this machine lacks is then no reason against the run."""
 
     @property
     def recipe(self) -> Recipe:
@@ -52,26 +55,34 @@ def gather(request: Request) -> tuple[Subject, list[Finding]]:
             findings.append(found)
         else:
             described[name] = found
+    elsewhere = request.memory is not None or any(one.level == "unknown" for one in findings)
     student = described.pop("student", None)
     lengths, about_data = find_lengths(recipe, student)
     findings += about_data
-    device = _or_finding(lambda: find_device(recipe.device, request.memory), "device", findings)
+    missing: Level = "warning" if elsewhere else "error"
+    device = _or_finding(
+        lambda: find_device(recipe.device, request.memory), Finding(missing, "device", ""), findings
+    )
     plan = None
     if student is not None and device is not None:
         plan = _or_finding(
-            lambda: plan_training(request, student, described, lengths, device), "memory", findings
+            lambda: plan_training(request, student, described, lengths, device),
+            Finding("error", "memory", ""),
+            findings,
         )
     subject = Subject(
         request=request, student=student, teachers=described, lengths=lengths, device=device,
-        plan=plan,
+        plan=plan, elsewhere=elsewhere,
     )  # fmt: skip
     return subject, findings
 
 
-def _or_finding(find: Callable[[], Found], topic: str, findings: list[Finding]) -> Found | None:
-    """Return what `find` returns; None, and a finding, where it refuses."""
+def _or_finding(
+    find: Callable[[], Found], refusal: Finding, findings: list[Finding]
+) -> Found | None:
+    """Return what `find` returns; None, and the refusal with its sentence, where it refuses."""
     try:
         return find()
     except RequestError as error:
-        findings.append(Finding("error", topic, str(error)))
+        findings.append(replace(refusal, sentence=str(error)))
         return None

@@ -37,7 +37,7 @@ def _templates(student: Described, teacher: Described, variables: dict[str, Any]
     if lacking:
         said = f"the student has none, so that {teacher.name} is shown plain text it may not be used to"
         return Finding("warning", topic, f"{said}: give the student a chat_template.jinja")
-    ours, theirs = rendered(student, variables), rendered(teacher, variables)
+    ours, theirs = _rendered(student, variables), _rendered(teacher, variables)
     if ours == theirs:
         said = f"student and {teacher.name} render a conversation alike"
         return Finding("ok", topic, said)
@@ -49,8 +49,8 @@ def _templates(student: Described, teacher: Described, variables: dict[str, Any]
     return Finding("warning", topic, said)
 
 
-def rendered(model: Described, variables: dict[str, Any]) -> str:
-    """Return what a model's template makes of a short conversation; the reason where it refuses."""
+def _rendered(model: Described, variables: dict[str, Any]) -> str:
+    """What a model's template makes of a short conversation; the reason where it refuses."""
     processor = model.processor
     turns: list[dict[str, Any]] = [dict(turn) for turn in CONVERSATION]
     if isinstance(processor, ProcessorMixin):

@@ -17,11 +17,13 @@ def check_tokens(subject: Subject) -> list[Finding]:
     student = subject.student
     if student is None:
         return []
-    return [
-        finding
-        for teacher in subject.teachers.values()
-        for finding in [*_tokens(student, teacher), *_rows(subject, student, teacher)]
-    ]
+    findings = []
+    for teacher in subject.teachers.values():
+        tokens = _tokens(student, teacher)
+        findings.append(tokens)
+        if tokens.level != "error":
+            findings += _rows(student, teacher)
+    return findings
 
 
 def check_special_tokens(subject: Subject) -> list[Finding]:
@@ -36,46 +38,37 @@ def check_special_tokens(subject: Subject) -> list[Finding]:
     ]
 
 
-def _tokens(student: Described, teacher: Described) -> list[Finding]:
+def _tokens(student: Described, teacher: Described) -> Finding:
     found = compare_vocabularies(student.processor, teacher.processor)
+    topic, name, count = "vocabulary", teacher.name, f"{len(found.differing):,}"
+    advice = "choose a teacher with the student's tokenizer"
     if found.kind == "identical":
-        said = f"student and {teacher.name} have the same {len(found.student):,} tokens"
-        return [Finding("ok", "vocabulary", said)]
-    count = f"{len(found.differing):,}"
+        return Finding(
+            "ok", topic, f"student and {name} have the same {len(found.student):,} tokens"
+        )
     if found.kind == "different":
-        return [
-            Finding(
-                "error",
-                "vocabulary",
-                f"student and {teacher.name} differ in {count} tokens (for one, {found.example()}): choose "
-                "a teacher with the student's tokenizer",
-            )
-        ]
+        said = f"student and {name} differ in {count} tokens (for one, {found.example()})"
+        return Finding("error", topic, f"{said}: {advice}")
     if found.kind == "student-extended":
-        return [
-            Finding(
-                "error",
-                "vocabulary",
-                f"the student has {count} tokens that {teacher.name} lacks and cannot score "
-                f"({found.named()}): choose a teacher with the student's tokenizer",
-            )
-        ]
-    said = f"{teacher.name} has {count} tokens after the student's last ({found.named()})"
+        said = (
+            f"the student has {count} tokens that {name} lacks and cannot score ({found.named()})"
+        )
+        return Finding("error", topic, f"{said}: {advice}")
+    said = f"{name} has {count} tokens after the student's last ({found.named()})"
     inside = [t for t in found.differing if found.teacher[t] < _vocabulary_rows(student)]
-    if inside:
-        return [
-            Finding(
-                "warning",
-                "vocabulary",
-                f"{said}, {len(inside):,} of them where the student has padding rows: it may learn to "
-                "sample them, and its tokenizer has no text for them; add them to it, or choose another "
-                "teacher",
-            )
-        ]
-    return [Finding("note", "vocabulary", f"{said}: they are left out, as the student has no rows")]
+    if not inside:
+        return Finding(
+            "note", topic, f"{said}: they are left out, as the student has no rows for them"
+        )
+    return Finding(
+        "warning",
+        topic,
+        f"{said}, {len(inside):,} of them where the student has padding rows: it may learn to sample "
+        "them, and its tokenizer has no text for them; add them to it, or choose another teacher",
+    )
 
 
-def _rows(subject: Subject, student: Described, teacher: Described) -> list[Finding]:
+def _rows(student: Described, teacher: Described) -> list[Finding]:
     """Compare the rows of the embeddings, which may be more than there are tokens."""
     ours, theirs = _vocabulary_rows(student), _vocabulary_rows(teacher)
     if getattr(teacher.settings, "server", None) is not None or ours == theirs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparseopd.feasibility.findings import Finding
 from sparseopd.feasibility.request import teachers
 from sparseopd.feasibility.subject import Subject
-from sparseopd.masks.scope import block_of
+from sparseopd.masks.scope import block_of, matches
 from sparseopd.pairs import resolve_path
 
 VISIBLE_LR = 1e-5
@@ -70,15 +70,12 @@ def check_same_model(subject: Subject) -> list[Finding]:
 
 
 def check_vision(subject: Subject) -> list[Finding]:
-    """Say whether a vision tower is trained; refuse to look for a mask in one that is frozen."""
-    plan, recipe = subject.plan, subject.recipe
+    """Say whether a vision tower is trained."""
+    plan = subject.plan
     if plan is None or plan.student.vision is None:
         return []
     tower = {name for name in plan.student.numels if block_of(name) == "vision"}
     if tower <= plan.frozen:
-        if not subject.request.masked and "vision" in recipe.discover.include:
-            said = "discover.include asks for vision, and train.freeze keeps it as it is: drop one of them"
-            return [Finding("error", "vision", said)]
         return [Finding("ok", "vision", "the vision tower stays as it is")]
     trained = sum(k for name, k in plan.trained.items() if name in tower)
     if not trained:
@@ -90,6 +87,25 @@ def check_vision(subject: Subject) -> list[Finding]:
             f"the vision tower is trained as well, {trained:,} of its "
             f"{plan.student.block('vision'):,} parameters: train.freeze=[vision] leaves it alone",
         )
+    ]
+
+
+def check_frozen_scope(subject: Subject) -> list[Finding]:
+    """Refuse to look for a mask where nothing is trained."""
+    plan, recipe = subject.plan, subject.recipe
+    if plan is None or subject.request.mask is not None:
+        return []
+    names = plan.student.numels
+    asked = {word: {n for n in names if matches(n, word)} for word in recipe.discover.include}
+    return [
+        Finding(
+            "error",
+            "mask",
+            f"discover.include asks for {word}, which train.freeze keeps as it is: drop it from one of "
+            "them",
+        )
+        for word, found in asked.items()
+        if found and found <= plan.frozen
     ]
 
 

@@ -49,8 +49,8 @@ class Train:
     report_to: list[Sink] = field(default_factory=list)
     """Where logged steps go besides metrics.jsonl; each needs its package."""
     save_every: CountOrZero = 0
-    """Steps between two states that `train --resume` can go on from; 0 for none but on an interrupt.
-    Only the last is kept, until the run has ended. Discovery keeps none."""
+    """Steps between two states that `train --resume` or `discover --resume` can go on from; 0 for none
+    but on an interrupt. Only the last is kept, until the run has ended."""
     save_dtype: Literal["source", "float32"] = "source"
     """What the trained checkpoint is stored in: the source checkpoint's dtype, or the fp32 masters."""
 

@@ -173,7 +173,7 @@ def test_runs_with_nothing_to_go_on_from_are_refused(
         train(recipe, tmp_path / "early")
 
 
-def test_discovery_keeps_no_state(tmp_path: Path) -> None:
+def test_a_discovery_that_has_ended_keeps_no_state(tmp_path: Path) -> None:
     run = discover(small("tiny-arithmetic", "discover.steps=2"), tmp_path / "found")
     assert not run.resume.exists() and not run.started.exists()
 

@@ -16,6 +16,7 @@ from sparseopd.recipe import Model
 
 STUDENT = "bundled:tiny-arithmetic/student"
 DATA = "bundled:tiny-arithmetic/train.jsonl"
+ELSEWHERE = "some/where"
 QWEN3_1B7: dict[str, Any] = {
     "hidden_size": 2048,
     "num_hidden_layers": 28,
@@ -44,7 +45,12 @@ def write_model(
     What is changed of the tokenizer afterwards needs another `save_pretrained`.
     """
     if config is None:
-        small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 102}
+        small = {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "vocab_size": 102,
+        }
         heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
         config = Qwen3Config(**{**small, **heads, **changes})
     config.save_pretrained(folder)
@@ -54,9 +60,12 @@ def write_model(
 
 
 def look(
-    student: Path | str, teacher: Path | str, *words: str, data: str = DATA, **request: Any
+    student: Path | str, teacher: Path | str, *words: str, data: str = ELSEWHERE, **request: Any
 ) -> tuple[Subject, list[Finding]]:
-    """Return what is known of a recipe with these models, and the findings of looking."""
+    """Return what is known of a recipe with these models, and the findings of looking.
+
+    Data that is not on this machine is not read, so that prompts have an assumed length.
+    """
     values = {"student": str(student), "teacher": str(teacher), "data": {"train": data}}
     recipe = recipes.build(values, ["device=cpu", *words])
     return gather(make_request(recipe, **request))

@@ -82,7 +82,7 @@ def test_what_is_kept_is_what_autograd_saves(kind: str, numbers: Numbers) -> Non
     assert expected == pytest.approx(saved_by_autograd(model, numbers), rel=0.05)
 
 
-def test_checkpointing_keeps_every_layers_input_and_one_layer() -> None:
+def test_checkpointing_keeps_every_layers_input() -> None:
     model = make("qwen3", "float32")
     shape = shape_of(model.config).text
     inputs = 0
@@ -93,9 +93,8 @@ def test_checkpointing_keeps_every_layers_input_and_one_layer() -> None:
 
     for layer in model.model.layers:  # pyright: ignore
         layer.register_forward_pre_hook(count)
-    whole = saved_by_autograd(model, "float32")
-    expected = saved(shape, BATCH, "float32", checkpointing=True)
-    assert expected == pytest.approx(inputs + whole / SIZES["num_hidden_layers"], rel=0.05)
+    saved_by_autograd(model, "float32")
+    assert saved(shape, BATCH, "float32", checkpointing=True) == inputs
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])

@@ -23,7 +23,11 @@ def test_qwen3_1b7_has_as_many_parameters_as_its_card_says() -> None:
     assert shape.parameters == 1_720_574_976
     assert shape.block("embedding") == 2048 * 151936
     assert shape.tied and shape.head == "model.embed_tokens.weight"
-    assert (shape.text.queries, shape.text.keys, shape.text.normalised_queries) == (2048, 1024, True)
+    assert (shape.text.queries, shape.text.keys, shape.text.normalised_queries) == (
+        2048,
+        1024,
+        True,
+    )
     assert len(shape.linear) == 28 * 7 and shape.head not in shape.linear
 
 
@@ -46,7 +50,11 @@ def test_a_vision_language_model_has_a_tower_of_its_own() -> None:
         vision_config={"depth": 3, "hidden_size": 32, "num_heads": 2, "spatial_merge_size": 2},
     )
     tower = shape_of(qwen).vision
-    assert tower is not None and (tower.layers, tower.patches, tower.patches_per_token) == (3, None, 4)
+    assert tower is not None and (tower.layers, tower.patches, tower.patches_per_token) == (
+        3,
+        None,
+        4,
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,36 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert not (tmp_path / "half" / "resume").exists()
 
 
+def test_an_interrupted_discovery_goes_on_to_the_same_mask(
+    tmp_path: Path, sparseopd: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["tiny-arithmetic", *SHORT, "data.limit=64", "--steps", 4, "discover.check_every=1"]
+    assert not sparseopd("discover", *words, "-o", tmp_path / "whole").code
+    step = OPDTrainer.training_step
+
+    def pressed(self: OPDTrainer, *inputs: Any, **more: Any) -> Any:
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *inputs, **more)
+
+    half = tmp_path / "half"
+    with monkeypatch.context() as signals:
+        signals.setattr(OPDTrainer, "training_step", pressed)
+        ran = sparseopd("discover", *words, "-o", half)
+    assert ran.code == 130 and "error" not in ran.err
+    last = ran.err.strip().splitlines()[-1]
+    assert last.startswith("stopped after step 2 of 4: go on with sparseopd discover ")
+    ran = sparseopd("train", half, "--resume")
+    assert ran.code == 2 and "go on with sparseopd discover " in ran.err
+    ran = sparseopd("discover", half, "--resume", "--density", 0.2)
+    assert ran.code == 2 and "nothing else, sparseopd discover RUN --resume" in ran.err
+    ran = sparseopd(*shlex.split(last.partition("go on with ")[2])[1:])
+    assert not ran.code and "resumed after step 2" in ran.err and "mask of" in ran.err
+    for name in ("mask.safetensors", "stability.jsonl", "delta.json"):
+        assert (half / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (half / "resume").exists() and not (half / "started.json").exists()
+
+
 def test_rollouts_of_several_updates_are_finished_first(
     tmp_path: Path, sparseopd: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
