@@ -61,6 +61,14 @@ def test_overrides_do_not_change_what_they_are_applied_to() -> None:
         ("discover.snapshots=[5, 60]", "names step 60 and discover.steps is 50"),
         ("discover.until_stable=2", "discover.until_stable is 2"),
         ("train.micro_batch_size=5", "does not divide"),
+        ("objective={kind: student-top-k, k: 1}", "learns nothing"),
+        ("objective={kind: student-top-k, outside: ignore}", "biased"),
+        ("objective={kind: grpo}", "rollout.samples is 1"),
+        ("objective.k=3", "objective.k does nothing with objective.kind=reverse-kl"),
+        ("teacher.server=http://x", "and reverse-kl needs more"),
+        ("data.teacher=skill", "does nothing with one teacher"),
+        ("data.chat_template={tokenize: false}", "no variable of a template"),
+        ("rollout.vllm=server", "needs the server's URL"),
     ],
 )
 def test_wrong_overrides_are_one_sentence(override: str, sentence: str) -> None:

@@ -122,9 +122,10 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
         self, prompt_ids: list[Any], images: Any, multimodal_fields: dict[str, Any], *more: Any
     ) -> list[Any]:
         """Sample a part of the prompts at a time, where the plan asks for it."""
-        rows = len(prompt_ids)
-        at_once = self._plan.at_once or rows
-        if any(len(values) != rows for values in multimodal_fields.values()) and at_once < rows:
+        rows, at_once = len(prompt_ids), self._plan.at_once
+        if at_once is None or at_once >= rows:  # pictures need not be one row a prompt
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *more)
+        if any(len(values) != rows for values in multimodal_fields.values()):
             raise RecipeError(
                 "rollout.batch_size needs images that this processor keeps row by row, and it does not: "
                 "drop it"
@@ -180,7 +181,16 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
     def _token_losses(
         self, student: PreTrainedModel, inputs: Inputs
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the weighted loss of all tokens, and each figure that is logged, after their count."""
+        """Sum the weighted loss of all tokens, and each figure that is logged, after their count.
+
+        Autocast is entered here: accelerate wraps the model's forward in it, which is redirected.
+        """
+        with self.accelerator.autocast():
+            return self._weighted_losses(student, inputs)
+
+    def _weighted_losses(
+        self, student: PreTrainedModel, inputs: Inputs
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         states, head = completion_states(self, student, inputs), head_of(student, self.temperature)
         total = inputs["total"].to(states.device) / self.accelerator.num_processes
         loss = states.new_zeros((), dtype=torch.float32)
@@ -204,7 +214,7 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
         """Score the sampled tokens by the student that sampled them."""
         mask = batch["completion_mask"].bool()
         wrapped: Any = self.model_wrapped
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             states = redirected(
                 self,
                 wrapped,
@@ -224,7 +234,8 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
         decode = tokenizer_of(_processor(self)).decode
         rows = []
         for prompt, seen, said, mask in zip(
-            *(rollouts[name][: kept.rows] for name in _TEXTS), strict=True
+            *(rollouts[name][:: self._plan.shape.samples][: kept.rows] for name in _TEXTS),
+            strict=True,
         ):
             ids = said[mask.bool()]
             rows.append(

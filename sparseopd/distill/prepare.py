@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from trl.generation import vllm_client
 
 from sparseopd.distill import processes
 from sparseopd.distill.arguments import batch_shape
@@ -66,6 +67,7 @@ def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
     check_device(recipe)
     batch_shape(recipe)  # refuses batches that the launched processes cannot share
     check_sinks(recipe.train.report_to)
+    check_vllm(recipe)
     processor = load_processor(recipe.student)
     teachers = {} if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers()
     notes = []
@@ -91,6 +93,15 @@ def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
     return Prepared(student, loaded, processor, prompts, _stored_dtype(recipe), shares, notes)
 
 
+def check_vllm(recipe: Recipe) -> None:
+    """Raise `RecipeError` where the recipe needs vLLM on this side and it is missing."""
+    teachers = () if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers().values()
+    served = any(teacher.server is not None for teacher in teachers)
+    if (served or recipe.rollout.vllm is not None) and not vllm_client.is_vllm_available():
+        what = "a teacher on a server" if served else f"rollout.vllm={recipe.rollout.vllm}"
+        raise RecipeError(f"{what} needs vLLM here: pip install 'trl[vllm]'")
+
+
 def freeze(student: PreTrainedModel, words: list[str]) -> None:
     """Freeze the parameters that match. Raises `RecipeError` for a word that matches none, or all."""
     if not words:
@@ -110,6 +121,12 @@ def _prompts(recipe: Recipe, processor: Processor) -> Prompts:
         recipe.data, chat=has_chat_template(processor), teachers=list(recipe.all_teachers())
     )
     check_images(prompts.has_images, processor)
+    served = [one.server for one in recipe.all_teachers().values() if one.server is not None]
+    if prompts.has_images and served:
+        raise RecipeError(
+            f"the prompts have images and a teacher is on the server {served[0]}, which scores text alone: "
+            "drop its server"
+        )
     updates = 1 if recipe.objective.kind in ("offline-kd", "sft") else recipe.rollout.updates
     needed = recipe.train.batch_size * updates
     if len(prompts.train) < needed:
@@ -125,7 +142,9 @@ def _prompts(recipe: Recipe, processor: Processor) -> Prompts:
 def _load_teacher(recipe: Recipe, teacher: Teacher) -> LoadedTeacher:
     if teacher.server is not None:
         return LoadedTeacher(teacher, None)
-    elsewhere = teacher.quantization is not None or teacher.device is not None
+    # Other kinds' teachers are moved by their trainer, which knows the process's own GPU.
+    samples = recipe.objective.kind == "offline-kd"
+    elsewhere = samples or teacher.quantization is not None or teacher.device is not None
     device = teacher_device(teacher, pick_device(recipe.device)) if elsewhere else None
     try:
         return LoadedTeacher(teacher, load_model(teacher, device=device))

@@ -86,6 +86,19 @@ class Rollout:
     """Steps between two sets of completions kept in completions.jsonl; 0 for none."""
 
 
+def _check_support(objective: Objective) -> None:
+    if objective.kind == "student-top-k" and objective.outside == "ignore":
+        raise RecipeError(
+            "objective.outside=ignore makes a reverse KL over the student's top k biased: the student "
+            "lowers it by moving probability out of the support; use renormalise or bucket"
+        )
+    if objective.k == 1 and objective.outside == "renormalise":
+        raise RecipeError(
+            "objective.k=1 with outside=renormalise learns nothing, as one token has all of its support's "
+            "probability: use bucket, or a larger k"
+        )
+
+
 def without_foreign(values: dict[str, Any]) -> dict[str, Any]:
     """Leave out the settings of other kinds from a section whose kind is being changed."""
     own = {name for settings in _OWN.values() for name in settings}
@@ -105,11 +118,7 @@ def check_objective(objective: Objective) -> None:
                 f"objective.{name} does nothing with objective.kind={objective.kind}: use {kinds}, "
                 "or drop it"
             )
-    if objective.kind == "student-top-k" and objective.outside == "ignore":
-        raise RecipeError(
-            "objective.outside=ignore makes a reverse KL over the student's top k biased: the student "
-            "lowers it by moving probability out of the support; use renormalise or bucket"
-        )
+    _check_support(objective)
 
 
 def check_rollout(rollout: Rollout, objective: Objective) -> None:
@@ -121,6 +130,11 @@ def check_rollout(rollout: Rollout, objective: Objective) -> None:
     if rollout.batch_size is not None and (rollout.vllm or objective.kind in ("sft", "grpo")):
         what = f"rollout.vllm={rollout.vllm}" if rollout.vllm else objective.kind
         raise RecipeError(f"rollout.batch_size does nothing with {what}: drop it")
+    if objective.kind == "sampled-token" and (rollout.top_p < 1 or rollout.top_k):
+        raise RecipeError(
+            "sampled-token takes its samples for the student's own, and rollout.top_p or top_k cuts some "
+            "tokens off: leave both out"
+        )
     if objective.kind == "grpo" and rollout.samples < 2:
         raise RecipeError(
             "grpo compares the completions of one prompt and rollout.samples is 1: set it to 4 or more"

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from trl.trainer.distillation_trainer import DistillationTrainer
 
+from sparseopd.distill import opd
 from sparseopd.distill.objectives.predictions import TokenLoss, Tokens
 from sparseopd.distill.opd import OPDTrainer
 from sparseopd.distill.prepare import prepare
 from sparseopd.distill.teachers import HeldTeacher
-from sparseopd.errors import DataError, PairError, RecipeError
+from sparseopd.errors import DataError, RecipeError
 from sparseopd.masks import select
 from sparseopd.pairs import load_model
 from tests.distill.opd_runs import ON_POLICY, of_kind, small, trained
@@ -242,10 +243,54 @@ def test_a_teacher_on_a_server_gives_what_one_beside_the_student_does(
 def test_a_server_needs_vllm_on_this_side_too(tmp_path: Path) -> None:
     recipe = small(*of_kind("teacher-top-k"))
     recipe.teacher.server = "http://127.0.0.1:9"
-    with pytest.raises(PairError, match=r"needs vLLM: pip install 'trl\[vllm\]'"):
+    with pytest.raises(RecipeError, match=r"needs vLLM here: pip install 'trl\[vllm\]'"):
         trained(recipe, tmp_path)
 
 
 def test_batches_of_rollouts_need_as_many_prompts() -> None:
     with pytest.raises(DataError, match=r"batch_size 8 times rollout.updates 9: lower"):
         prepare(small(*of_kind("sampled-token"), "rollout.updates=9"))
+
+
+def test_autocast_reaches_the_loss_and_not_the_masters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[torch.dtype] = set()
+    forward = torch.nn.Linear.forward
+
+    def kept(self: torch.nn.Linear, values: Tensor) -> Tensor:
+        result = forward(self, values)
+        if torch.is_grad_enabled():  # sampling has none
+            found.add(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", kept)
+    prepared, _ = trained(small("train.bf16=true", "train.steps=1"), tmp_path)
+    assert found == {torch.bfloat16}
+    assert {weight.dtype for weight in prepared.student.parameters()} == {torch.float32}
+
+
+def test_pictures_that_are_not_one_row_a_prompt_reach_the_model_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        DistillationTrainer,
+        "_generate_single_turn",
+        lambda self, ids, images, fields, *more: given.append(fields) or [[END]] * len(ids),
+    )
+    trained(small("train.steps=1", pair="tiny-digits"), tmp_path)
+    patches = {"pixel_values": torch.zeros(512, 3)}
+    trainer = OPDTrainer.__new__(OPDTrainer)
+    trainer._plan = replace_none()
+    trainer._generate_single_turn([[1], [2]], None, patches)
+    assert given[-1] is patches
+
+
+def replace_none() -> Any:
+    """A plan that samples all at once."""
+
+    class Whole:
+        at_once = None
+
+    return Whole()

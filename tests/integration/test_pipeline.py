@@ -72,6 +72,7 @@ def test_every_stage_on_a_bundled_pair(pair: str, tmp_path: Path, sparseopd: Com
     assert set(files_of(found)) == {
         "recipe.yaml",
         "run.json",
+        "completions.jsonl",
         "metrics.jsonl",
         "mask.safetensors",
         "delta.json",
