@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from sparseopd.errors import MaskError, RecipeError
 from sparseopd.selection import DATA_FREE, check
 from sparseopd.settings.data import check_data
-from sparseopd.settings.objective import SERVED, check_objective, check_rollout
+from sparseopd.settings.objective import (
+    SERVED,
+    check_objective,
+    check_rollout,
+    check_support,
+)
 
 if TYPE_CHECKING:
     from sparseopd.recipe import Discover, Recipe
@@ -18,6 +23,7 @@ def check_combinations(recipe: Recipe) -> None:
     """Raise `RecipeError` on such a setting; fill the defaults that depend on another one."""
     optimizer = recipe.optimizer
     check_objective(recipe.objective)
+    check_support(recipe.objective)
     check_rollout(recipe.rollout, recipe.objective)
     _check_teachers(recipe)
     check_data(recipe.data, list(recipe.all_teachers()))

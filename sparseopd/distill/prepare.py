@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
-from trl.generation import vllm_client
+from trl.import_utils import is_vllm_available
 
 from sparseopd.distill import processes
 from sparseopd.distill.arguments import batch_shape
@@ -97,7 +97,7 @@ def check_vllm(recipe: Recipe) -> None:
     """Raise `RecipeError` where the recipe needs vLLM on this side and it is missing."""
     teachers = () if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers().values()
     served = any(teacher.server is not None for teacher in teachers)
-    if (served or recipe.rollout.vllm is not None) and not vllm_client.is_vllm_available():
+    if (served or recipe.rollout.vllm is not None) and not is_vllm_available():
         what = "a teacher on a server" if served else f"rollout.vllm={recipe.rollout.vllm}"
         raise RecipeError(f"{what} needs vLLM here: pip install 'trl[vllm]'")
 

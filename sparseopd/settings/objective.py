@@ -86,12 +86,8 @@ class Rollout:
     """Steps between two sets of completions kept in completions.jsonl; 0 for none."""
 
 
-def _check_support(objective: Objective) -> None:
-    if objective.kind == "student-top-k" and objective.outside == "ignore":
-        raise RecipeError(
-            "objective.outside=ignore makes a reverse KL over the student's top k biased: the student "
-            "lowers it by moving probability out of the support; use renormalise or bucket"
-        )
+def check_support(objective: Objective) -> None:
+    """Raise `RecipeError` for a support that leaves nothing to learn."""
     if objective.k == 1 and objective.outside == "renormalise":
         raise RecipeError(
             "objective.k=1 with outside=renormalise learns nothing, as one token has all of its support's "
@@ -118,7 +114,11 @@ def check_objective(objective: Objective) -> None:
                 f"objective.{name} does nothing with objective.kind={objective.kind}: use {kinds}, "
                 "or drop it"
             )
-    _check_support(objective)
+    if objective.kind == "student-top-k" and objective.outside == "ignore":
+        raise RecipeError(
+            "objective.outside=ignore makes a reverse KL over the student's top k biased: the student "
+            "lowers it by moving probability out of the support; use renormalise or bucket"
+        )
 
 
 def check_rollout(rollout: Rollout, objective: Objective) -> None:

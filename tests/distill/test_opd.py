@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from trl.trainer.distillation_trainer import DistillationTrainer
 
-from sparseopd.distill import opd
 from sparseopd.distill.objectives.predictions import TokenLoss, Tokens
 from sparseopd.distill.opd import OPDTrainer
 from sparseopd.distill.prepare import prepare
@@ -229,7 +228,8 @@ def test_masked_runs_of_every_kind_log_the_same_figures(tmp_path: Path) -> None:
 def test_a_teacher_on_a_server_gives_what_one_beside_the_student_does(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trl.generation.vllm_client.is_vllm_available", lambda: True)
+    for module in ("trl.generation.vllm_client", "sparseopd.distill.prepare"):
+        monkeypatch.setattr(f"{module}.is_vllm_available", lambda: True)
     recipe = small(*of_kind(kind), "train.steps=2")
     _, held = trained(recipe, tmp_path / "held")
     with served(load_model(recipe.teacher)) as url:
