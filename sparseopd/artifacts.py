@@ -10,7 +10,7 @@
       stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
                           saliency/ the scores of the selector saliency
       checkpoint/         (train) the trained student, as `from_pretrained` loads it
-      started.json        (train, until it ends) its name; resume/ the last state to go on from
+      started.json        (until it ends) its stage and name; resume/ the last state to go on from
       scores.json         (evaluate) Scores; report.html beside it
 
 Files are written under a temporary name and renamed, so a name that exists holds a whole file.
@@ -166,14 +166,19 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read every logged step, oldest first; a last line cut short by a crash is left out."""
-        rows = []
-        if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    break
-        return rows
+        return read_rows(self.metrics)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines up to the first that is none; nothing where there is no file."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)

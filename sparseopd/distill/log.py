@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from sparseopd.artifacts import Progress, RunDir
+from sparseopd.artifacts import Progress, RunDir, read_rows
 from sparseopd.distill import processes
 from sparseopd.optim import MaskedOptimizer
 from sparseopd.optim.telemetry import watch_moments
@@ -112,7 +112,8 @@ class Completions:
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self._every = path, every
-        self._last: int | None = None
+        before = read_rows(path)
+        self._last: int | None = before[-1]["step"] if before else None
 
     def due(self, step: int) -> bool:
         """Whether this process is to keep completions now: the first since a multiple of `every`.

@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.utils import RepeatSampler
 
 from sparseopd import recipe as recipes
-from sparseopd.artifacts import RunDir, read_json, write_json, written_whole
+from sparseopd.artifacts import RunDir, read_json, read_rows, write_json, written_whole
 from sparseopd.distill import processes
 from sparseopd.distill.prepare import Prepared, prepare
 from sparseopd.errors import RunFolderError
@@ -137,6 +137,8 @@ def reopen(run: RunDir, stopped: Stopped) -> tuple[Recipe, Prepared]:
     prepared = prepare(recipe, stopped.checkpoint)
     if processes.is_main():
         write_rows(run.metrics, [row for row in run.read_metrics() if row["step"] <= stopped.step])
+        kept = [row for row in read_rows(run.completions) if row["step"] < stopped.step]
+        write_rows(run.completions, kept)  # those of this very step are sampled, and kept, again
     prepared.notes.append(f"resumed after step {stopped.step}")
     return recipe, prepared
 

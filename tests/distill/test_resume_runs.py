@@ -20,7 +20,7 @@ from sparseopd.pairs.tensors import open_tensors
 from sparseopd.recipe import Recipe
 
 SHORT = [
-    "train.batch_size=8", "train.micro_batch_size=4", "train.steps=5", "train.save_every=2",
+    "train.batch_size=8", "train.micro_batch_size=4", "train.steps=5", "train.save_every=2", "rollout.completions_every=2",
     "data.limit=24", "optimizer.schedule=linear", "optimizer.telemetry_every=2",
 ]  # fmt: skip
 """Three batches an epoch, so that the run is stopped within the second."""
@@ -88,6 +88,7 @@ def test_a_resumed_run_ends_in_the_same_bits(
     for name in one.keys():
         assert tensor_hash(one[name]) == tensor_hash(other[name]), name
     assert figures(whole) == figures(run)
+    assert whole.completions.read_text() == run.completions.read_text()
     assert run.read_facts().name == "named"
     assert "resumed after step 2" in run.read_facts().notes
     assert not run.resume.exists() and not run.started.exists()
