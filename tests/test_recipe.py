@@ -68,12 +68,14 @@ def test_overrides_do_not_change_what_they_are_applied_to() -> None:
         ("teacher.server=http://x", "and reverse-kl needs more"),
         ("data.teacher=skill", "does nothing with one teacher"),
         ("data.chat_template={tokenize: false}", "no variable of a template"),
+        ("objective={kind: sampled-token}", "cuts some tokens off"),
         ("rollout.vllm=server", "needs the server's URL"),
     ],
 )
 def test_wrong_overrides_are_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        recipe.build({**SMALL, "name": "n"}, [override])
+        truncated = {"rollout": {"top_p": 0.9}} if "sampled-token" in override else {}
+        recipe.build({**SMALL, **truncated, "name": "n"}, [override])
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 

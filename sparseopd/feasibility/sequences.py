@@ -62,9 +62,9 @@ def check_positions(subject: Subject) -> list[Finding]:
 
 
 def check_sampling(subject: Subject) -> list[Finding]:
-    """Warn of truncated sampling where importance ratios assume none."""
+    """Warn of truncated sampling where importance ratios assume none; sampled-token refuses it."""
     rollout, kind = subject.recipe.rollout, subject.recipe.objective.kind
-    if kind not in ("sampled-token", "grpo") or (rollout.top_p == 1 and not rollout.top_k):
+    if kind != "grpo" or (rollout.top_p == 1 and not rollout.top_k):
         return []
     setting = f"top_p {rollout.top_p:g}" if rollout.top_p < 1 else f"top_k {rollout.top_k}"
     return [

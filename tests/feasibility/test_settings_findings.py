@@ -75,10 +75,10 @@ def test_an_assumed_prompt_refuses_nothing_a_response_alone_does(tmp_path: Path)
 
 @pytest.mark.parametrize("setting", ["rollout.top_p=0.9", "rollout.top_k=20"])
 def test_truncated_sampling_biases_importance_ratios(setting: str) -> None:
-    kind = "objective.kind=sampled-token"
-    found = check_sampling(look(STUDENT, TEACHER, kind, setting)[0])
+    kind = ("objective.kind=grpo", "rollout.samples=4")
+    found = check_sampling(look(STUDENT, TEACHER, *kind, setting)[0])
     one(found, "warning", "set rollout.top_p=1 and rollout.top_k=0")
-    assert not check_sampling(look(STUDENT, TEACHER, kind)[0])
+    assert not check_sampling(look(STUDENT, TEACHER, *kind)[0])
     assert not check_sampling(look(STUDENT, TEACHER, setting)[0])
 
 
