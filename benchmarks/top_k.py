@@ -1,10 +1,11 @@
 """What does an objective cost at a vocabulary of 151,936? Top-k and sampled-token beside the full one.
 
-    python benchmarks/top_k.py           measures; writes results/top_k.json (5 minutes, 8 GB of memory)
+    python benchmarks/top_k.py           measures; writes results/top_k.json (8 minutes, 8 GB of memory)
     python benchmarks/top_k.py --table   prints the table of the committed results
 
-Heads of random fp32 weights, the student's of width 1024, the teacher's of width 2048, and as
-many hidden states as tokens: forward and backward of the mean loss. "materialised" holds both models' (tokens, vocabulary) logits; "reverse-kl" is TRL's chunked function.
+Heads of random fp32 weights, the student's of width 1024, the teacher's of width 2048, and as many hidden
+states as tokens: forward and backward of the mean loss. "materialised" holds both models' (tokens,
+vocabulary) logits; "reverse-kl" is TRL's chunked function.
 
 time    one process; all objectives in turn, in an order shuffled anew every round. On one thread, in
         processor seconds, which other processes disturb least; the file has the clock's too
