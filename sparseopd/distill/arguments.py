@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparseopd.distill import processes
-from sparseopd.errors import RecipeError
 from sparseopd.pairs import pick_device
 from sparseopd.recipe import Recipe
-
-OFF_POLICY = ("offline-kd", "sft")
-"""Kinds that learn from given completions, one for each prompt."""
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """How the completions of one process are split."""
-
-    micro: int
-    """Completions of one forward and backward."""
-    accumulation: int
-    """Forward and backward passes of one update."""
-    updates: int
-    """Updates of one batch of rollouts."""
-    samples: int
-    """Completions of each prompt."""
-
-    @property
-    def rollouts(self) -> int:
-        """Completions that one process samples at a time."""
-        return self.micro * self.accumulation * self.updates
-
-
-def batch_shape(recipe: Recipe) -> BatchShape:
-    """Split a recipe's batches over the launched processes. Raises `RecipeError` if they do not fit."""
-    train, rollout, several = recipe.train, recipe.rollout, processes.count()
-    given = recipe.objective.kind in OFF_POLICY
-    samples, updates = (1, 1) if given else (rollout.samples, rollout.updates)
-    share, rest = divmod(train.batch_size, several)
-    if rest:
-        raise RecipeError(
-            f"train.batch_size {train.batch_size} cannot be shared by {several} processes: make it a "
-            f"multiple of {several}"
-        )
-    micro = train.micro_batch_size or share * samples
-    accumulation, rest = divmod(share * samples, micro)
-    if rest or not accumulation:
-        raise RecipeError(
-            f"train.micro_batch_size {micro} does not divide the {share * samples} completions of an "
-            f"update that each of {several} processes has: lower it"
-        )
-    return BatchShape(micro, accumulation, updates, samples)
+from sparseopd.settings.batches import BatchShape
 
 
 def shared_arguments(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_config import SFTConfig
@@ -17,12 +18,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from sparseopd.artifacts import Progress, RunDir, written_whole
 from sparseopd.distill import processes
-from sparseopd.distill.arguments import BatchShape, sampling_arguments
+from sparseopd.distill.arguments import sampling_arguments
 from sparseopd.distill.prepare import Prepared
 from sparseopd.distill.recipe_trainer import RecipeTrainer
 from sparseopd.errors import DataError
 from sparseopd.pairs.sampling import sample
 from sparseopd.recipe import Recipe
+from sparseopd.settings.batches import BatchShape
 from sparseopd.tasks import Grader
 
 
@@ -66,33 +68,22 @@ def grpo_trainer(
         beta=0.0,
     )
     grader = prepared.prompts.grader
-    if grader is None:
-        raise DataError("grpo needs graded prompts, and there is no grader: set data.grader")
-    # An answer that the grader cannot read is told now, and not in the midst of the run.
-    for answer in prepared.prompts.train["answer"]:
-        grader(answer, answer)
+    assert grader is not None  # prepare refuses prompts without one
     return GRPORecipeTrainer(
         args=config, train_dataset=prepared.prompts.train, reward_funcs=_reward(grader), **settings
     )
 
 
 def references(prepared: Prepared) -> Dataset:
-    """Return the prompts with their reference answers as completions.
-
-    Raises `DataError` where there is none, or a row lacks one.
-    """
+    """Return the prompts with their reference answers as completions."""
     rows = prepared.prompts.train
-    answers = rows["answer"] if "answer" in rows.column_names else []
-    if not answers or not all(answers):
-        which = f"training row {list(answers).index('') + 1} has" if answers else "the prompts have"
-        raise DataError(f"sft learns from reference answers, and {which} none: see data.answer")
-    return rows.add_column("completion", list(answers))  # pyright: ignore[reportCallIssue]
+    return rows.add_column("completion", list(rows["answer"]))  # pyright: ignore[reportCallIssue]
 
 
 def teacher_completions(
     recipe: Recipe, prepared: Prepared, run: RunDir, count: int, progress: Progress | None
 ) -> Dataset:
-    """Sample the teacher once on each of the first `count` prompts, or read what an earlier start sampled.
+    """Sample the teachers once on each of the first `count` prompts, or read what an earlier start sampled.
 
     Completions that were cut at `rollout.max_new_tokens` are left out, so that none is taught as
     finished. Raises `DataError` if none is left.
@@ -100,6 +91,7 @@ def teacher_completions(
     rows = prepared.prompts.train.select(range(min(count, len(prepared.prompts.train))))
     if processes.is_main() and not run.teacher_completions.exists():
         _write(run, _sampled(recipe, prepared, rows, progress))
+    prepared.teachers.clear()  # its weights are not needed while the student trains
     processes.wait()
     lines = [json.loads(line) for line in run.teacher_completions.read_text("utf-8").splitlines()]
     kept = [row for row, line in enumerate(lines) if not line["truncated"]]
@@ -119,26 +111,33 @@ def teacher_completions(
 def _sampled(
     recipe: Recipe, prepared: Prepared, rows: Dataset, progress: Progress | None
 ) -> list[dict[str, Any]]:
-    teacher = next(iter(prepared.teachers.values())).model
-    assert teacher is not None  # prepare loads it for this kind
+    """Have every teacher answer its own prompts."""
+    whose = rows["teacher"] if "teacher" in rows.column_names else ["teacher"] * len(rows)
+    lines: dict[int, dict[str, Any]] = {}
+    for name, loaded in prepared.teachers.items():
+        places = [row for row, teacher in enumerate(whose) if teacher == name]
+        answered = len(lines)
 
-    def done(finished: int, total: int) -> None:
-        if progress is not None:
-            progress("teacher", finished, total)
+        def done(finished: int, total: int, answered: int = answered) -> None:
+            if progress is not None:
+                progress("teacher", answered + finished, len(rows))
 
-    completions = sample(
-        teacher,
-        prepared.processor,
-        rows,
-        rollout=recipe.rollout,
-        samples=1,
-        batch_size=recipe.rollout.batch_size or recipe.train.batch_size,
-        seed=recipe.seed,
-        column="teacher_prompt" if "teacher_prompt" in rows.column_names else "prompt",
-        template=recipe.data.chat_template,
-        done=done,
-    )
-    return [{"completion": one.text, "truncated": one.truncated} for one in completions]
+        assert isinstance(loaded.model, PreTrainedModel)  # servers are refused for this kind
+        completions = sample(
+            loaded.model,
+            prepared.processor,
+            rows.select(places),
+            rollout=recipe.rollout,
+            samples=1,
+            batch_size=recipe.rollout.batch_size or recipe.train.batch_size,
+            seed=recipe.seed,
+            column="teacher_prompt" if "teacher_prompt" in rows.column_names else "prompt",
+            template=recipe.data.chat_template,
+            done=done,
+        )
+        for place, one in zip(places, completions, strict=True):
+            lines[place] = {"completion": one.text, "truncated": one.truncated}
+    return [lines[row] for row in range(len(rows))]
 
 
 def _write(run: RunDir, lines: list[dict[str, Any]]) -> None:

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from trl.trainer.distillation_trainer import DistillationTrainer
 from trl.trainer.utils import RepeatSampler
 
-from sparseopd.distill.arguments import BatchShape
 from sparseopd.distill.forward import (
     Inputs,
     completion_states,
@@ -28,13 +27,14 @@ from sparseopd.distill.forward import (
 )
 from sparseopd.distill.log import Completions
 from sparseopd.distill.objectives import Objective, TokenLoss, Tokens
+from sparseopd.distill.prepare import LoadedTeacher
 from sparseopd.distill.recipe_trainer import RecipeTrainer
 from sparseopd.distill.rollouts import micro_batches, weigh
 from sparseopd.distill.teachers import HeldTeacher, ServedTeacher, score_of
 from sparseopd.errors import RecipeError
 from sparseopd.pairs import encode
 from sparseopd.pairs.loading import Processor, tokenizer_of
-from sparseopd.recipe import Teacher
+from sparseopd.settings.batches import BatchShape
 from sparseopd.settings.objective import Reduction
 
 AnyTeacher = HeldTeacher | ServedTeacher
@@ -45,14 +45,12 @@ class Plan:
     """What is to be minimised, against whom, on which batches."""
 
     objective: Objective
-    teachers: Mapping[str, tuple[Teacher, PreTrainedModel | None]]
-    """Settings and model of each by name; no model for one on a server."""
+    teachers: Mapping[str, LoadedTeacher]
+    """Each by name."""
     shape: BatchShape
     reduction: Reduction
     remembers: bool
     """Whether the objective wants the sampled tokens' log-probabilities at the time of sampling."""
-    server_k: int
-    """How many tokens a server is asked for."""
     at_once: int | None = None
     """Completions sampled at a time; None for a whole batch of rollouts."""
     shares: list[float] | None = None
@@ -69,10 +67,10 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
         self._plan = plan
         self._names = list(plan.teachers)
         self._teachers: list[AnyTeacher] = [
-            ServedTeacher(name, teacher, plan.server_k)
-            if model is None
-            else HeldTeacher(model, teacher, self)
-            for name, (teacher, model) in plan.teachers.items()
+            one.model
+            if isinstance(one.model, ServedTeacher)
+            else HeldTeacher(one.model, one.settings, self)
+            for one in plan.teachers.values()
         ]
         self._shares = None
         if plan.shares is not None:

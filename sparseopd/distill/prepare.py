@@ -7,17 +7,14 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
-from trl.import_utils import is_vllm_available
 
-from sparseopd.distill import processes
-from sparseopd.distill.arguments import batch_shape
+from sparseopd.distill.requirements import check_machine, check_prompts
 from sparseopd.distill.routing import route, token_shares
-from sparseopd.distill.sinks import check_sinks
-from sparseopd.errors import DataError, MaskError, PairError, RecipeError
+from sparseopd.distill.teachers import ServedTeacher
+from sparseopd.errors import MaskError, PairError, RecipeError
 from sparseopd.masks.scope import in_scope
 from sparseopd.optim.build import own_names
 from sparseopd.pairs import (
-    check_images,
     check_vocabulary,
     has_chat_template,
     load_model,
@@ -29,18 +26,16 @@ from sparseopd.pairs import (
 )
 from sparseopd.pairs.loading import Processor
 from sparseopd.recipe import Recipe, Teacher
+from sparseopd.settings.objective import WITHOUT_TEACHER
 from sparseopd.tasks.prompts import Prompts, load_prompts
-
-WITHOUT_TEACHER = ("sft", "grpo")
-"""Kinds that need no teacher's weights."""
 
 
 @dataclass(frozen=True)
 class LoadedTeacher:
-    """A teacher's settings, and its weights unless a server has them."""
+    """A teacher's settings, and its weights or the server that has them."""
 
     settings: Teacher
-    model: PreTrainedModel | None
+    model: PreTrainedModel | ServedTeacher
 
 
 @dataclass(frozen=True)
@@ -64,25 +59,26 @@ def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
 
     `weights` is the folder of a checkpoint of this student to start from, in place of the source.
     """
-    check_device(recipe)
-    batch_shape(recipe)  # refuses batches that the launched processes cannot share
-    check_sinks(recipe.train.report_to)
-    check_vllm(recipe)
+    check_machine(recipe)
     processor = load_processor(recipe.student)
     teachers = {} if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers()
     notes = []
     for teacher in teachers.values():
         found = check_vocabulary(processor, load_processor(teacher))
         notes += [found] if found else []
-    prompts = _prompts(recipe, processor)
+    names = list(recipe.all_teachers())
+    prompts = load_prompts(recipe.data, chat=has_chat_template(processor), teachers=names)
+    check_prompts(recipe, prompts, processor)
     start = recipe.student
     if weights is not None:
         start = replace(start, path=str(weights), revision=None)
     student = load_model(start)
     freeze(student, recipe.train.freeze)
-    loaded = {name: _load_teacher(recipe, one) for name, one in teachers.items()}
+    loaded = {name: _load_teacher(recipe, name, one) for name, one in teachers.items()}
     dropped = [
-        match_teacher(student, one.model) for one in loaded.values() if one.model is not None
+        match_teacher(student, one.model)
+        for one in loaded.values()
+        if not isinstance(one.model, ServedTeacher)
     ]
     notes += [
         f"the teacher's {rows} padding rows beyond the student's vocabulary were left out"
@@ -90,16 +86,9 @@ def prepare(recipe: Recipe, weights: Path | None = None) -> Prepared:
         if rows
     ]
     shares = token_shares(recipe) if len(loaded) > 1 else None
-    return Prepared(student, loaded, processor, prompts, _stored_dtype(recipe), shares, notes)
-
-
-def check_vllm(recipe: Recipe) -> None:
-    """Raise `RecipeError` where the recipe needs vLLM on this side and it is missing."""
-    teachers = () if recipe.objective.kind in WITHOUT_TEACHER else recipe.all_teachers().values()
-    served = any(teacher.server is not None for teacher in teachers)
-    if (served or recipe.rollout.vllm is not None) and not is_vllm_available():
-        what = "a teacher on a server" if served else f"rollout.vllm={recipe.rollout.vllm}"
-        raise RecipeError(f"{what} needs vLLM here: pip install 'trl[vllm]'")
+    return Prepared(
+        student, loaded, processor, route(recipe, prompts), _stored_dtype(recipe), shares, notes
+    )
 
 
 def freeze(student: PreTrainedModel, words: list[str]) -> None:
@@ -116,32 +105,9 @@ def freeze(student: PreTrainedModel, words: list[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _prompts(recipe: Recipe, processor: Processor) -> Prompts:
-    prompts = load_prompts(
-        recipe.data, chat=has_chat_template(processor), teachers=list(recipe.all_teachers())
-    )
-    check_images(prompts.has_images, processor)
-    served = [one.server for one in recipe.all_teachers().values() if one.server is not None]
-    if prompts.has_images and served:
-        raise RecipeError(
-            f"the prompts have images and a teacher is on the server {served[0]}, which scores text alone: "
-            "drop its server"
-        )
-    updates = 1 if recipe.objective.kind in ("offline-kd", "sft") else recipe.rollout.updates
-    needed = recipe.train.batch_size * updates
-    if len(prompts.train) < needed:
-        raise DataError(
-            f"{recipe.data.train} has {len(prompts.train)} training prompts, fewer than "
-            f"train.batch_size {recipe.train.batch_size}"
-            + (f" times rollout.updates {updates}" if updates > 1 else "")
-            + ": lower train.batch_size"
-        )
-    return route(recipe, prompts)
-
-
-def _load_teacher(recipe: Recipe, teacher: Teacher) -> LoadedTeacher:
+def _load_teacher(recipe: Recipe, name: str, teacher: Teacher) -> LoadedTeacher:
     if teacher.server is not None:
-        return LoadedTeacher(teacher, None)
+        return LoadedTeacher(teacher, ServedTeacher(name, teacher, recipe.objective.k or 1))
     # Other kinds' teachers are moved by their trainer, which knows the process's own GPU.
     samples = recipe.objective.kind == "offline-kd"
     elsewhere = samples or teacher.quantization is not None or teacher.device is not None
@@ -153,21 +119,6 @@ def _load_teacher(recipe: Recipe, teacher: Teacher) -> LoadedTeacher:
             f"the teacher {teacher.path} does not fit beside the student: try teacher.dtype=bfloat16, "
             "teacher.quantization=4bit or teacher.device"
         ) from error
-
-
-def check_device(recipe: Recipe) -> None:
-    """Refuse devices that training cannot use as asked.
-
-    Raises `PairError` for one that is not there, `RecipeError` where transformers would spread one
-    process over several GPUs.
-    """
-    device = pick_device(recipe.device)
-    alone = processes.count() == 1
-    if alone and device.type == "cuda" and torch.cuda.device_count() > 1:
-        raise RecipeError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: choose one with "
-            "CUDA_VISIBLE_DEVICES=0, or use all with accelerate launch -m sparseopd"
-        )
 
 
 def require_masters(recipe: Recipe, what: str) -> None:

@@ -16,9 +16,9 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from sparseopd.distill.arguments import BatchShape
 from sparseopd.distill.objectives.reduction import shares as rescaled
 from sparseopd.distill.objectives.reduction import weights
+from sparseopd.settings.batches import BatchShape
 from sparseopd.settings.objective import Reduction
 
 Batch = dict[str, Any]

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from transformers import TrainerCallback
 
 from sparseopd.artifacts import RunDir
-from sparseopd.errors import RecipeError
-
-
-def check_sinks(sinks: Sequence[str]) -> None:
-    """Raise `RecipeError` for one whose package is missing."""
-    for sink in sinks:
-        if find_spec(sink) is None:
-            raise RecipeError(
-                f"train.report_to names {sink}, which is not installed: pip install {sink}"
-            )
 
 
 def without_tensorboard(

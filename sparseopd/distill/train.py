@@ -49,8 +49,9 @@ from sparseopd.distill.resume import (
     resume_command,
 )
 from sparseopd.distill.trainer import make_trainer
-from sparseopd.errors import Interrupted, MaskError, TrainingError
+from sparseopd.errors import Interrupted, MaskError, RecipeError, TrainingError
 from sparseopd.masks import Mask
+from sparseopd.optim.build import checkpoint_names, own_names
 from sparseopd.pairs import load_model, local_folder
 from sparseopd.recipe import Recipe
 from sparseopd.settings.objective import CONTRASTS
@@ -217,9 +218,21 @@ def _check_mask(recipe: Recipe, prepared: Prepared, mask: Mask) -> None:
     if not mask.count():
         raise MaskError("the mask is empty: nothing would be trained")
     check_sampling(recipe, prepared.student, mask)
+    _check_freezing(prepared, mask)
     folder = local_folder(recipe.student)
     require_lossless(folder, getattr(torch, recipe.student.dtype), prepared.stored_dtype)
     mask.verify(prepared.student)
+
+
+def _check_freezing(prepared: Prepared, mask: Mask) -> None:
+    parameters = own_names(prepared.student)
+    for name, pieces in checkpoint_names(prepared.student).items():
+        held = any(piece in mask and mask.count(piece) for piece in pieces)
+        if held and not parameters[name].requires_grad:
+            raise RecipeError(
+                f"train.freeze covers {name}, and the mask has coordinates in it: leave it out of one of "
+                "them"
+            )
 
 
 def _check_off_mask(recipe: Recipe, prepared: Prepared, run: RunDir, mask: Mask) -> None:

@@ -10,9 +10,8 @@ from transformers import TrainerCallback
 from trl.trainer.distillation_config import DistillationConfig
 
 from sparseopd.artifacts import Progress, RunDir
+from sparseopd.distill import processes
 from sparseopd.distill.arguments import (
-    BatchShape,
-    batch_shape,
     sampling_arguments,
     shared_arguments,
 )
@@ -29,6 +28,7 @@ from sparseopd.distill.prepare import Prepared
 from sparseopd.distill.recipe_trainer import BuildOptimizer, RecipeTrainer
 from sparseopd.distill.sinks import without_tensorboard
 from sparseopd.recipe import Recipe
+from sparseopd.settings.batches import BatchShape, batch_shape
 
 
 def make_trainer(
@@ -49,7 +49,8 @@ def make_trainer(
     `clip` is the norm to which `Trainer` clips dense gradients, 0 for none. The trainer writes only
     states to resume from into `folder`, every `save_every` steps, 0 for never.
     """
-    shape, kind = batch_shape(recipe), recipe.objective.kind
+    kind = recipe.objective.kind
+    shape = batch_shape(kind, recipe.train, recipe.rollout, processes.count())
     sinks, more = without_tensorboard(recipe.train.report_to, run)
     arguments = shared_arguments(
         recipe, shape, steps=steps, clip=clip, folder=folder, save_every=save_every
@@ -80,11 +81,10 @@ def _plan(recipe: Recipe, prepared: Prepared, run: RunDir, shape: BatchShape) ->
     objective, rollout = recipe.objective, recipe.rollout
     return Plan(
         objective=objective_of(objective),
-        teachers={name: (one.settings, one.model) for name, one in prepared.teachers.items()},
+        teachers=prepared.teachers,
         shape=shape,
         reduction=objective.reduction,
         remembers=objective.kind == "sampled-token",
-        server_k=objective.k or 1,
         at_once=None if rollout.vllm else rollout.batch_size,
         shares=prepared.shares,
         template=recipe.data.chat_template,

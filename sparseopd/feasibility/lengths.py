@@ -14,6 +14,7 @@ from sparseopd.feasibility.plan import Lengths
 from sparseopd.pairs import check_images, encode, has_chat_template
 from sparseopd.pairs.loading import LOADING_ERRORS
 from sparseopd.recipe import BUNDLED_PREFIX, Recipe
+from sparseopd.settings.batches import batch_shape
 from sparseopd.tasks import load_prompts
 
 ASSUMED = 1024
@@ -46,9 +47,12 @@ def _measured(
     recipe: Recipe, student: Described, assumed: Lengths
 ) -> tuple[Lengths, list[Finding]]:
     # As many rows as tell whether there are too few for a batch of rollouts.
-    needed = recipe.train.batch_size * recipe.rollout.updates
+    shape = batch_shape(recipe.objective.kind, recipe.train, recipe.rollout)
+    needed = recipe.train.batch_size * shape.updates
     data = replace(recipe.data, limit=min(recipe.data.limit or 2**31, max(SAMPLE, needed)))
-    prompts = load_prompts(data, chat=has_chat_template(student.processor))
+    prompts = load_prompts(
+        data, chat=has_chat_template(student.processor), teachers=list(recipe.all_teachers())
+    )
     check_images(prompts.has_images, student.processor)
     if len(prompts.train) < needed:
         said = f"{recipe.data.train} has {len(prompts.train)} training prompts, fewer than the {needed} of "

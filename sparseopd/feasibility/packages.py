@@ -19,6 +19,7 @@ def check_packages(subject: Subject) -> list[Finding]:
     }
     if recipe.optimizer.name.endswith("8bit"):
         needed[f"optimizer.name={recipe.optimizer.name}"] = "bitsandbytes"
+    needed |= {f"{name}.server": "vllm" for name, one in teachers(recipe).items() if one.server}
     if recipe.rollout.vllm:
         needed[f"rollout.vllm={recipe.rollout.vllm}"] = "vllm"
     needed |= {f"train.report_to={sink}": sink for sink in recipe.train.report_to}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sparseopd.feasibility import activations
 from sparseopd.feasibility.activations import Batch, numbers_of
-from sparseopd.feasibility.plan import BYTES, GIVEN, Plan, PlannedTeacher
+from sparseopd.feasibility.plan import BYTES, Plan, PlannedTeacher
 from sparseopd.masks.scope import block_of
+from sparseopd.settings.objective import GIVEN
 
 FULL = ("reverse-kl", "forward-kl", "jsd")
 """Objectives over the whole vocabulary."""

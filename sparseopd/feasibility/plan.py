@@ -11,14 +11,9 @@ from sparseopd.feasibility.shapes import ModelShape
 from sparseopd.settings.models import Teacher
 from sparseopd.settings.objective import Kind
 from sparseopd.settings.optimizer import Optimizer
-from sparseopd.settings.training import Train
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number of each dtype."""
-GIVEN = ("offline-kd", "sft")
-"""Kinds that learn from given completions, one for each prompt."""
-WITHOUT_TEACHER = ("sft", "grpo")
-"""Kinds that load no teacher."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +98,3 @@ class Plan:
     def trains_head(self) -> bool:
         """Whether the gradient of the output head is needed."""
         return self.student.head in self.trained
-
-
-def batch_sizes(kind: Kind, train: Train, samples: int, updates: int) -> tuple[int, int, int]:
-    """Return completions of a forward, forwards of an update, and completions sampled at a time."""
-    given = kind in GIVEN
-    completions = train.batch_size * (1 if given else samples)
-    micro = min(train.micro_batch_size or completions, completions)
-    return micro, completions // micro, 0 if given else completions * updates

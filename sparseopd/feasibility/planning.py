@@ -8,12 +8,14 @@ import torch
 
 from sparseopd.feasibility.described import Described
 from sparseopd.feasibility.devices import Device
-from sparseopd.feasibility.plan import Lengths, Plan, PlannedTeacher, batch_sizes
+from sparseopd.feasibility.plan import Lengths, Plan, PlannedTeacher
 from sparseopd.feasibility.request import Request, teachers
 from sparseopd.feasibility.shapes import ModelShape
 from sparseopd.masks.scope import in_scope
 from sparseopd.optim.build import checkpoint_names
-from sparseopd.recipe import Teacher
+from sparseopd.recipe import Recipe, Teacher
+from sparseopd.settings.batches import BatchShape, batch_shape
+from sparseopd.settings.objective import GIVEN
 
 VLLM_SHARE = 0.3
 """What TRL lets a colocated vLLM take of the device (trl 1.16)."""
@@ -35,9 +37,7 @@ def plan_training(
     shapes = {name: described[name].shape for name in held if name in described}
     if student.shape is None or len(shapes) < len(held) or None in shapes.values():
         return None
-    micro, accumulation, rollouts = batch_sizes(
-        recipe.objective.kind, recipe.train, recipe.rollout.samples, recipe.rollout.updates
-    )
+    batches = batch_shape(recipe.objective.kind, recipe.train, recipe.rollout)
     frozen = _frozen(student.shape, recipe.train.freeze)
     vllm = recipe.rollout.vllm
     return Plan(
@@ -50,9 +50,9 @@ def plan_training(
         },
         kind=recipe.objective.kind,
         lengths=lengths,
-        micro=micro,
-        accumulation=accumulation,
-        rollouts=0 if vllm == "server" else rollouts,
+        micro=batches.micro,
+        accumulation=batches.accumulation,
+        rollouts=0 if vllm == "server" else sampled_at_once(recipe, batches),
         optimizer=recipe.optimizer,
         masked=_masked(request, student.shape, frozen),
         frozen=frozen,
@@ -62,6 +62,13 @@ def plan_training(
         vllm_share=VLLM_SHARE if vllm == "colocate" else 0.0,
         device_bytes=device.bytes,
     )
+
+
+def sampled_at_once(recipe: Recipe, batches: BatchShape) -> int:
+    """Return the completions that this process holds a cache for; 0 where the student samples none."""
+    if recipe.objective.kind in GIVEN:
+        return 0
+    return min(recipe.rollout.batch_size or batches.rollouts, batches.rollouts)
 
 
 def _beside(teacher: Teacher, device: Device) -> bool:

@@ -68,6 +68,13 @@ def _micro_batch(plan: Plan, available: int) -> tuple[str, Plan] | None:
     return found
 
 
+def _parts(plan: Plan, available: int) -> tuple[str, Plan] | None:
+    """Sample as many completions at once as are trained on at once."""
+    if plan.kind == "grpo" or plan.vllm_share or plan.rollouts <= plan.micro:
+        return None
+    return f"rollout.batch_size={plan.micro}", replace(plan, rollouts=plan.micro)
+
+
 def _server(plan: Plan, available: int) -> tuple[str, Plan] | None:
     if not plan.rollouts:
         return None
@@ -117,6 +124,7 @@ def _with_teachers(plan: Plan, **settings: str) -> Plan:
 CHANGES: tuple[Change, ...] = (
     _checkpointing,
     _micro_batch,
+    _parts,
     _server,
     _mask,
     _half_student,

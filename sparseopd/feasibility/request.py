@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparseopd.errors import RequestError
-from sparseopd.feasibility.plan import WITHOUT_TEACHER
 from sparseopd.feasibility.sizes import parse_size
 from sparseopd.masks import Mask
 from sparseopd.recipe import Recipe, Teacher
+from sparseopd.settings.objective import WITHOUT_TEACHER
 
 
 @dataclass(frozen=True, kw_only=True)

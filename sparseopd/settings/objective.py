@@ -24,6 +24,10 @@ Reduction = Literal["token-mean", "sequence-mean"]
 
 CONTRASTS = ("offline-kd", "sft", "grpo")
 """Kinds that do not distil on the student's own completions, but stand beside those that do."""
+GIVEN = ("offline-kd", "sft")
+"""Kinds that learn from given completions, one for each prompt."""
+WITHOUT_TEACHER = ("sft", "grpo")
+"""Kinds that need no teacher's weights."""
 SERVED = ("teacher-top-k", "sampled-token")
 """Kinds for which a server's most likely tokens are enough."""
 

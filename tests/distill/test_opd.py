@@ -228,7 +228,7 @@ def test_masked_runs_of_every_kind_log_the_same_figures(tmp_path: Path) -> None:
 def test_a_teacher_on_a_server_gives_what_one_beside_the_student_does(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("trl.generation.vllm_client", "sparseopd.distill.prepare"):
+    for module in ("trl.generation.vllm_client", "sparseopd.distill.requirements"):
         monkeypatch.setattr(f"{module}.is_vllm_available", lambda: True)
     recipe = small(*of_kind(kind), "train.steps=2")
     _, held = trained(recipe, tmp_path / "held")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sparseopd.distill import sinks
+from sparseopd.distill import requirements
 from sparseopd.distill.prepare import prepare
 from sparseopd.errors import RecipeError
 from sparseopd.masks import select
@@ -28,7 +28,7 @@ def test_tensorboard_gets_every_step_and_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_sink_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match="names wandb, which is not installed: pip install wandb"):
         prepare(small("train.report_to=[wandb]"))
 

@@ -12,24 +12,17 @@ from transformers import Qwen3Config
 from trl.kernels import chunked_divergence
 from trl.trainer.distillation_config import DistillationConfig
 
-from sparseopd.distill import arguments, prepare
 from sparseopd.distill.objectives import tiles
 from sparseopd.feasibility import phases
 from sparseopd.feasibility.memory import Estimate, estimate, weight_bytes
 from sparseopd.feasibility.optimizers import state_bytes
-from sparseopd.feasibility.plan import (
-    GIVEN,
-    WITHOUT_TEACHER,
-    Lengths,
-    Plan,
-    PlannedTeacher,
-    batch_sizes,
-)
-from sparseopd.feasibility.planning import VLLM_SHARE
+from sparseopd.feasibility.plan import Lengths, Plan, PlannedTeacher
+from sparseopd.feasibility.planning import VLLM_SHARE, sampled_at_once
 from sparseopd.feasibility.remedies import remedies
 from sparseopd.feasibility.room import check_memory
 from sparseopd.feasibility.shapes import ModelShape, shape_of
 from sparseopd.recipe import Optimizer, Teacher
+from sparseopd.settings.batches import batch_shape
 from tests.feasibility.folders import QWEN3_1B7, QWEN3_4B, STUDENT, look, one, write_model
 
 N, GIB = 1_720_574_976, 2**30
@@ -184,14 +177,13 @@ def test_tiles_are_those_of_the_code_that_makes_them() -> None:
 
 
 def test_what_is_planned_is_what_training_does() -> None:
-    assert GIVEN == arguments.OFF_POLICY and WITHOUT_TEACHER == prepare.WITHOUT_TEACHER
     share = DistillationConfig.__dataclass_fields__["vllm_gpu_memory_utilization"]
     assert share.default == VLLM_SHARE
     words = ("train.batch_size=8", "rollout.samples=4", "rollout.updates=2")
-    recipe = look(STUDENT, STUDENT, *words, "train.micro_batch_size=16")[0].recipe
-    shape = arguments.batch_shape(recipe)
-    planned = batch_sizes(recipe.objective.kind, recipe.train, 4, 2)
-    assert planned == (shape.micro, shape.accumulation, shape.rollouts)
+    for more, at_once in (((), 64), (("rollout.batch_size=5",), 5), (("objective.kind=sft",), 0)):
+        recipe = look(STUDENT, STUDENT, *words, *more)[0].recipe
+        shape = batch_shape(recipe.objective.kind, recipe.train, recipe.rollout)
+        assert sampled_at_once(recipe, shape) == at_once
 
 
 def test_logits_depend_on_the_objective_and_the_device(plan: Plan) -> None:
@@ -251,10 +243,16 @@ def test_remedies_are_put_together_where_none_suffices(plan: Plan) -> None:
     assert peak_of(found) < 0.5 * estimate(short).peak / GIB
 
 
-def test_a_cache_that_is_too_large_is_left_to_a_server(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    "kind, remedy", [("reverse-kl", "rollout.batch_size=4"), ("grpo", "rollout.vllm=server")]
+)
+def test_a_cache_that_is_too_large_is_made_in_parts_or_left_to_a_server(
+    kind: Any, remedy: str, plan: Plan
+) -> None:
+    plan = replace(plan, kind=kind)
     assert estimate(replace(plan, micro=1, accumulation=128)).largest == "sampling"
     [found] = remedies(plan, 60 * GIB)
-    assert "rollout.vllm=server" in found and "gradient_checkpointing" in found
+    assert remedy in found and "gradient_checkpointing" in found
 
 
 def test_nothing_is_advised_where_nothing_helps(small: ModelShape) -> None:

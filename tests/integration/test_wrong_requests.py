@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Features, Image, List, Value
 
 from sparseopd.masks import select
+from sparseopd.pairs import tiny
 from tests.integration.conftest import Command, Ran, files_of
 
 
@@ -64,6 +66,48 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             ["train", "tiny-arithmetic", "optimizer.name=adafactor", "optimizer.betas=[.9,.9]"],
             ["optimizer.betas does nothing with adafactor"],
+        ),
+        (
+            ["train", "tiny-arithmetic", "rollout.vllm=colocate", "-o", "x"],
+            ["rollout.vllm=colocate needs vLLM here"],
+        ),
+        (
+            [
+                "train",
+                "tiny-arithmetic",
+                "objective.kind=teacher-top-k",
+                "teacher.server=http://127.0.0.1:9",
+                "-o",
+                "x",
+            ],
+            ["a teacher on a server needs vLLM here"],
+        ),
+        (
+            [
+                "train",
+                "tiny-digits",
+                "objective.kind=sampled-token",
+                "teacher.server=http://127.0.0.1:9",
+                "-o",
+                "x",
+            ],
+            ["needs vLLM here"],
+        ),
+        (
+            ["train", "tiny-arithmetic", "objective={kind: grpo}", "data.grader=none", "-o", "x"],
+            ["rollout.samples is 1"],
+        ),
+        (
+            [
+                "train",
+                "tiny-arithmetic",
+                "objective.kind=grpo",
+                "rollout.samples=4",
+                "data.grader=none",
+                "-o",
+                "x",
+            ],
+            ["grpo needs graded prompts"],
         ),
         (["discover", "-o", "x"], ["the recipe lacks student"]),
         (["discover", "tiny-arithmetic", "--density", "0", "-o", "x"], ["discover.density is 0"]),
@@ -208,6 +252,47 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_refused(words: list[str], parts: list[str], place: Path, sparseopd: Command) -> None:
     refused(sparseopd(*words), *parts)
+    assert list(place.iterdir()) == []
+
+
+def pictures(counts: list[int], file: Path) -> Path:
+    """Rows that differ in how many pictures they have."""
+    rows = Dataset.from_parquet(str(tiny.folder("tiny-digits") / "train.parquet"))
+    several = [
+        {
+            "images": [rows[row]["image"]] * count,  # pyright: ignore
+            "prompt": "which digit is it?",
+            "answer": rows[row]["answer"],  # pyright: ignore
+        }
+        for row, count in enumerate(counts)
+    ]
+    features = Features(
+        {"images": List(Image()), "prompt": Value("string"), "answer": Value("string")}
+    )
+    Dataset.from_list(several, features=features).to_parquet(file)
+    return file
+
+
+def test_pictures_that_trl_cannot_batch(place: Path, tmp_path: Path, sparseopd: Command) -> None:
+    words = ["train", "tiny-digits", "train.batch_size=4", "data.test=null", "data.holdout=8"]
+    mixed = pictures([1, 0] * 16, tmp_path / "mixed.parquet")
+    refused(
+        sparseopd(*words, f"data.train={mixed}", "-o", "x"), "12 of 24 training prompts", "no image"
+    )
+    two = pictures([2] * 32, tmp_path / "two.parquet")
+    refused(
+        sparseopd(*words, f"data.train={two}", "rollout.batch_size=2", "-o", "x"),
+        "rollout.batch_size needs one image a prompt",
+    )
+    assert list(place.iterdir()) == []
+    assert sparseopd(*words, f"data.train={two}", "train.steps=2", "-o", "x").code == 0
+
+
+def test_a_mask_over_frozen_weights(place: Path, tmp_path: Path, sparseopd: Command) -> None:
+    mask = tmp_path / "mask.safetensors"
+    select("bundled:tiny-arithmetic/student", selector="random", density=0.1).save(mask)
+    words = ["train", "tiny-arithmetic", "train.freeze=[ffn]", "--mask", mask, "-o", "x"]
+    refused(sparseopd(*words), "train.freeze covers model.layers.0.mlp")
     assert list(place.iterdir()) == []
 
 
