@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.distillation_trainer import DistillationTrainer
@@ -37,13 +39,36 @@ def completion_states(
 
     Calls `DistillationTrainer._get_last_hidden_state`, read from trl 1.16.
     """
-    return trainer._get_last_hidden_state(
-        model,
-        torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-        torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-        inputs["completion_ids"].size(1),
-        **{name: inputs[name] for name in MULTIMODAL if name in inputs},
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    with _counted_positions(model, mask):
+        return trainer._get_last_hidden_state(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            mask,
+            inputs["completion_ids"].size(1),
+            **{name: inputs[name] for name in MULTIMODAL if name in inputs},
+        )
+
+
+@contextmanager
+def _counted_positions(model: PreTrainedModel, mask: Int[Tensor, "rows length"]) -> Iterator[None]:
+    """Have a model with absolute positions count them from the first token, as `generate` does.
+
+    TRL gives none, so that padding on the left would shift them. Rotary ones do not mind.
+    """
+    inner = model.base_model
+    rotary = any("Rotary" in type(module).__name__ for module in model.modules())
+    if rotary or "position_ids" not in inspect.signature(inner.forward).parameters:
+        yield
+        return
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    handle = inner.register_forward_pre_hook(
+        lambda module, given, named: (given, {**named, "position_ids": places}), with_kwargs=True
     )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def redirected(

@@ -7,12 +7,13 @@ tokens of any objective of `objectives`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.distillation_trainer import DistillationTrainer
@@ -72,6 +73,8 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
             else HeldTeacher(one.model, one.settings, self)
             for one in plan.teachers.values()
         ]
+        self._sums: dict[str, float] = defaultdict(float)
+        """Of each figure over the tokens since the last log, and their "count"."""
         self._shares = None
         if plan.shares is not None:
             self._shares = torch.tensor(plan.shares, device=self.accelerator.device)
@@ -171,10 +174,17 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
         """
         loss, sums = redirected(self, model, self._token_losses, inputs)
         everywhere: Any = self.accelerator.reduce(torch.stack(list(sums.values())), "sum")
-        count = max(float(everywhere[0]), 1.0)
-        for name, value in list(zip(sums, everywhere.tolist(), strict=True))[1:]:
-            self._metrics["train"][name].append(value / count)
+        for name, value in zip(sums, everywhere.tolist(), strict=True):
+            self._sums[name] += value
         return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *more: Any) -> None:
+        """Log the means over all tokens since the last time, beside what TRL logs."""
+        count = self._sums.pop("count", 0.0) or 1.0
+        for name, value in self._sums.items():
+            self._metrics["train"][name] = [value / count]
+        self._sums.clear()
+        super().log(logs, *more)
 
     def _token_losses(
         self, student: PreTrainedModel, inputs: Inputs
@@ -238,12 +248,19 @@ class OPDTrainer(RecipeTrainer, DistillationTrainer):
             ids = said[mask.bool()]
             rows.append(
                 {
-                    "prompt": decode(prompt[seen.bool()]),
+                    "prompt": decode(_once(prompt[seen.bool()], self.model)),
                     "completion": decode(ids),
                     "truncated": int(ids[-1]) not in self.eos_token_ids,
                 }
             )
         kept.keep(step, rows)
+
+
+def _once(ids: Int[Tensor, "tokens"], model: Any) -> Int[Tensor, "tokens"]:
+    """Keep the first of every run of image tokens, of which one image has hundreds."""
+    image = getattr(model.config, "image_token_id", None)
+    again = (ids == ids.roll(1)) & (ids == (-1 if image is None else image))
+    return ids[~again]
 
 
 _TEXTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 from trl.trainer.distillation_trainer import DistillationTrainer
 
+from sparseopd.artifacts import read_rows
+from sparseopd.distill import opd
 from sparseopd.distill.objectives.predictions import TokenLoss, Tokens
 from sparseopd.distill.opd import OPDTrainer
 from sparseopd.distill.prepare import prepare
@@ -252,6 +255,47 @@ def test_batches_of_rollouts_need_as_many_prompts() -> None:
         prepare(small(*of_kind("sampled-token"), "rollout.updates=9"))
 
 
+def test_absolute_positions_are_counted_from_the_first_token() -> None:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 32}
+    model = GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    trainer: Any = DistillationTrainer.__new__(DistillationTrainer)
+    trainer._is_vlm, trainer.model_kwarg_keys = False, ()
+    ids = torch.randint(2, 40, (1, 6))
+    inputs = {
+        "prompt_ids": torch.cat([torch.zeros(1, 7, dtype=torch.long), ids], dim=1),
+        "prompt_mask": torch.tensor([[0] * 7 + [1] * 6]),
+        "completion_ids": torch.tensor([[5, 6, 7]]),
+        "completion_mask": torch.ones(1, 3, dtype=torch.long),
+    }
+    alone = {**inputs, "prompt_ids": ids, "prompt_mask": torch.ones_like(ids)}
+    padded, plain = (opd.completion_states(trainer, model, given) for given in (inputs, alone))
+    assert torch.allclose(padded, plain, atol=1e-5)
+    assert not model.transformer._forward_pre_hooks
+
+
+def test_figures_are_means_over_tokens_whatever_the_micro_batches(tmp_path: Path) -> None:
+    rows = []
+    for micro in (8, 2):
+        recipe = small("train.steps=1", f"train.micro_batch_size={micro}", "train.log_every=1")
+        rows.append(trained(recipe, tmp_path / str(micro))[1].read_metrics()[0])
+    assert rows[0]["kl"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+    for name in ("kl", "entropy"):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5)
+
+
+@pytest.mark.parametrize("pair, samples", [("tiny-arithmetic", 4), ("tiny-digits", 1)])
+def test_kept_completions_are_of_several_prompts_and_show_the_question(
+    pair: str, samples: int, tmp_path: Path
+) -> None:
+    recipe = small("train.steps=1", f"rollout.samples={samples}", pair=pair)
+    recipe.rollout.completions_every = 1
+    _, run = trained(recipe, tmp_path)
+    prompts = [row["prompt"] for row in read_rows(run.completions)]
+    assert len(set(prompts)) > (1 if pair == "tiny-digits" else 3)
+    assert all(prompt.count("<image>") == (pair == "tiny-digits") for prompt in prompts)
+
+
 def test_autocast_reaches_the_loss_and_not_the_masters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,29 +312,3 @@ def test_autocast_reaches_the_loss_and_not_the_masters(
     prepared, _ = trained(small("train.bf16=true", "train.steps=1"), tmp_path)
     assert found == {torch.bfloat16}
     assert {weight.dtype for weight in prepared.student.parameters()} == {torch.float32}
-
-
-def test_pictures_that_are_not_one_row_a_prompt_reach_the_model_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Any] = []
-    monkeypatch.setattr(
-        DistillationTrainer,
-        "_generate_single_turn",
-        lambda self, ids, images, fields, *more: given.append(fields) or [[END]] * len(ids),
-    )
-    trained(small("train.steps=1", pair="tiny-digits"), tmp_path)
-    patches = {"pixel_values": torch.zeros(512, 3)}
-    trainer = OPDTrainer.__new__(OPDTrainer)
-    trainer._plan = replace_none()
-    trainer._generate_single_turn([[1], [2]], None, patches)
-    assert given[-1] is patches
-
-
-def replace_none() -> Any:
-    """A plan that samples all at once."""
-
-    class Whole:
-        at_once = None
-
-    return Whole()
