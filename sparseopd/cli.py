@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from sparseopd import recipe as recipes
-from sparseopd.artifacts import RunDir, Scores
+from sparseopd import run_options as options
+from sparseopd.artifacts import RunDir, RunFacts, Scores
 from sparseopd.console import (
     console,
     explain,
@@ -35,65 +36,17 @@ app.add_typer(mask_app, name="mask")
 EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)
 """Errors of the operating system whose own sentence is all a user needs."""
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[RECIPE] [KEY=VALUE]...",
-        help="A YAML recipe, a run folder or a bundled name (tiny-arithmetic), then any settings.",
-        show_default=False,
-    ),
-]
-Student = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the student.", show_default=False)
-]
-Teacher = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the teacher.", show_default=False)
-]
-Data = Annotated[
-    str | None, typer.Option(help="Prompts: JSONL, Parquet or hub id.", show_default=False)
-]
-ResumableOutput = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="A new folder; not with --resume.", show_default=False),
-]
-FreeOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="A new folder. Default: the next free NAME-1, NAME-2…",
-        show_default=False,
-    ),
-]
-Steps = Annotated[int | None, typer.Option(help="Optimizer updates.", show_default=False)]
-Seed = Annotated[
-    int | None, typer.Option(help="Fixes data order, rollouts and ties.", show_default=False)
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with the stopped run named first; see train.save_every."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
-
 
 @app.command()
 def demo(
-    output: FreeOutput = None,
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pair",
-            help="A bundled pair; repeat for several.",
-            show_default="arithmetic and digits",
-        ),
-    ] = None,
+    output: options.FreeOutput = None,
+    pairs: options.Pairs = None,
     seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
     steps: Annotated[
         int | None, typer.Option(help="Updates of a full run.", show_default=False)
     ] = None,
-    json: Json = False,
-    dry_run: DryRun = False,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Run the whole idea on bundled pairs: discover, train, evaluate, report."""
     from sparseopd.demo import plans, run_demo
@@ -110,33 +63,20 @@ def demo(
 
 @app.command()
 def discover(
-    words: Words = None,
-    output: ResumableOutput = None,
-    student: Student = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    density: Annotated[
-        float | None, typer.Option(help="Share of coordinates to keep.", show_default=False)
-    ] = None,
-    selector: Annotated[
-        str | None, typer.Option(help="A selector of `mask select`.", show_default=False)
-    ] = None,
-    steps: Steps = None,
-    until_stable: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop early, once the mask's Jaccard index with the one of the check before is this.",
-            show_default=False,
-        ),
-    ] = None,
-    snapshots: Annotated[
-        str | None,
-        typer.Option(help="Also keep the mask after these steps: 5,10,25.", show_default=False),
-    ] = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    json: Json = False,
-    dry_run: DryRun = False,
+    words: options.Words = None,
+    output: options.ResumableOutput = None,
+    student: options.Student = None,
+    teacher: options.Teacher = None,
+    data: options.Data = None,
+    density: options.Density = None,
+    selector: options.Selector = None,
+    steps: options.Steps = None,
+    until_stable: options.UntilStable = None,
+    snapshots: options.Snapshots = None,
+    seed: options.Seed = None,
+    resume: options.Resume = False,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Short full distillation; the coordinates that moved most become a mask."""
     given = {
@@ -153,19 +93,15 @@ def discover(
     if resume:
         run = _resume("discover", words or [], [output, *given.values()], dry_run)
     else:
-        recipe = _recipe(words, given)
+        recipe = options.recipe_of(words, given)
         if dry_run:
             return _print_recipe(recipe)
-        if output is None:
-            raise RequestError("give the new run a folder with -o")
+        folder = _new_folder(output)
         from sparseopd.distill import discover as run_discover
 
         with live_progress() as progress:
-            run = run_discover(recipe, output, progress=progress)
-    _show_course(run)
-    facts = run.read_facts()
-    for note in facts.notes:
-        say(note)
+            run = run_discover(recipe, folder, progress=progress)
+    facts = _show_course(run)
     mask = facts.mask or {}
     share = f"{mask['k']:,} coordinates ({100 * mask['density']:.3g} %)"
     say(f"mask of {share} in {facts.seconds:.0f} s: {run.mask}")
@@ -176,23 +112,18 @@ def discover(
 
 @app.command()
 def train(
-    words: Words = None,
-    output: ResumableOutput = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Train only these coordinates; without it, all.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What tables call this run.", show_default=False)
-    ] = None,
-    student: Student = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    json: Json = False,
-    dry_run: DryRun = False,
+    words: options.Words = None,
+    output: options.ResumableOutput = None,
+    mask: options.Trained = None,
+    name: options.Name = None,
+    student: options.Student = None,
+    teacher: options.Teacher = None,
+    data: options.Data = None,
+    steps: options.Steps = None,
+    seed: options.Seed = None,
+    resume: options.Resume = False,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Distil from the source weights, in full or only at the coordinates of a mask."""
     given = {
@@ -205,21 +136,17 @@ def train(
     if resume:
         run = _resume("train", words or [], [output, mask, name, *given.values()], dry_run)
     else:
-        recipe = _recipe(words, given)
+        recipe = options.recipe_of(words, given)
         if dry_run:
             return _print_recipe(recipe)
-        if output is None:
-            raise RequestError("give the new run a folder with -o")
+        folder = _new_folder(output)
         from sparseopd.distill import train as run_train
         from sparseopd.masks import Mask
 
         loaded = Mask.load(mask) if mask else None
         with live_progress() as progress:
-            run = run_train(recipe, output, mask=loaded, name=name, progress=progress)
-    _show_course(run)
-    facts = run.read_facts()
-    for note in facts.notes:
-        say(note)
+            run = run_train(recipe, folder, mask=loaded, name=name, progress=progress)
+    facts = _show_course(run)
     if facts.mask:
         say(
             f"trained {facts.mask['k']:,} coordinates; every other coordinate has the source's bits (checked)"
@@ -239,25 +166,13 @@ def train(
 
 @app.command()
 def evaluate(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN|MODEL... [KEY=VALUE]...",
-            help="Runs or models to compare.",
-            show_default=False,
-        ),
-    ],
-    output: FreeOutput = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Recipe of prompts and pair. Default: the first run's.", show_default=False
-        ),
-    ] = None,
+    words: options.Arms,
+    output: options.FreeOutput = None,
+    recipe: options.RecipeName = None,
     source: Annotated[bool, typer.Option(help="Also score the untrained student.")] = True,
     teacher: Annotated[bool, typer.Option(help="Also score the teacher.")] = True,
-    json: Json = False,
-    dry_run: DryRun = False,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Compare runs or models on the same held-out prompts, seeds and samples."""
     arms = [word for word in words if "=" not in word or Path(word).exists()]
@@ -293,29 +208,20 @@ def evaluate(
 
 @app.command()
 def check(
-    words: Words = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Of a run that trains this mask.", show_default=False)
-    ] = None,
-    density: Annotated[
-        float | None, typer.Option(help="Or a mask of this share.", show_default=False)
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="Plan for a device of this size, such as 24GiB.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where it would go.", show_default=False)
-    ] = None,
-    student: Student = None,
-    teacher: Teacher = None,
-    data: Data = None,
-    json: Json = False,
-    dry_run: DryRun = False,
+    words: options.Words = None,
+    mask: options.CheckedMask = None,
+    density: options.CheckedDensity = None,
+    memory: options.Memory = None,
+    output: options.Place = None,
+    student: options.Student = None,
+    teacher: options.Teacher = None,
+    data: options.Data = None,
+    json: options.Json = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Tell what stands in a run's way: vocabulary, memory, disk, traps. Loads no weights."""
     given = {"student.path": student, "teacher.path": teacher, "data.train": data}
-    recipe = _recipe(words, given)
+    recipe = options.recipe_of(words, given)
     if dry_run:
         return _print_recipe(recipe)
     from sparseopd.feasibility import check_recipe, make_request
@@ -339,9 +245,8 @@ def main() -> None:
         say(str(stopped))
         sys.exit(stopped.exit_code)
     except SparseOPDError as error:
-        console.quiet &= (
-            error.exit_code == RequestError.exit_code
-        )  # all processes meet a wrong request
+        # All processes meet a wrong request, but only one may meet another failure.
+        console.quiet &= error.exit_code == RequestError.exit_code
         console.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except OSError as error:
@@ -363,17 +268,6 @@ def next_free(name: str) -> Path:
     return Path(f"{name}-{number}")
 
 
-def _recipe(words: list[str] | None, given: dict[str, Any]) -> recipes.Recipe:
-    """Join a recipe (if named), `key=value` words and options into one validated recipe."""
-    words = words or []
-    named = words[:1] if words and ("=" not in words[0] or Path(words[0]).exists()) else []
-    settings = [
-        *words[len(named) :],
-        *(f"{key}={value}" for key, value in given.items() if value is not None),
-    ]
-    return recipes.load(recipes.find(named[0]), settings) if named else recipes.build({}, settings)
-
-
 def _resume(stage: str, words: list[str], given: list[Any], dry_run: bool) -> RunDir:
     if len(words) != 1 or dry_run or any(value is not None for value in given):
         raise RequestError(
@@ -392,13 +286,23 @@ def _print_recipe(recipe: recipes.Recipe) -> None:
     sys.stdout.write("---\n" + recipe.to_yaml())
 
 
-def _show_course(run: RunDir) -> None:
-    """Print where the figures of a training run began and ended; nothing where nothing was trained."""
+def _new_folder(output: Path | None) -> Path:
+    if output is None:
+        raise RequestError("give the new run a folder with -o")
+    return output
+
+
+def _show_course(run: RunDir) -> RunFacts:
+    """Print where the figures of a run began and ended, if it trained, and its notes."""
     from sparseopd.report import run_table
 
     table = run_table(run.read_metrics())
     if table is not None:
         console.print(table)
+    facts = run.read_facts()
+    for note in facts.notes:
+        say(note)
+    return facts
 
 
 def _show(scores: list[Scores], folder: Path, json: bool) -> None:

@@ -21,7 +21,7 @@ LEVELS = [
     {"optim"},
     {"distill", "evaluation", "report", "feasibility"},
     {"demo"},
-    {"console", "mask_options"},
+    {"console", "mask_options", "run_options"},
     {"mask_commands"},
     {"cli"},
     {"__main__"},
