@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import described
 
 from sparseopd.artifacts import Scores
 from sparseopd.console import live_progress, quiet_libraries
@@ -58,7 +58,7 @@ def measure(pairs: list[str], seeds: int) -> dict[str, Any]:
             runs.append({"pair": pair, "seed": seed, "seconds": seconds, "arms": summary(scores)})
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+        "machine": described(),
         "settings": scores.settings,
         "runs": runs,
     }

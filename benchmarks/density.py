@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import described
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import Scores
@@ -43,7 +43,7 @@ def main() -> None:
             for seed in range(given.seeds)
             for row in measure(seed, given.densities, given.rates)
         ]
-        machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"
+        machine = described()
         found = {"date": date.today().isoformat(), "machine": machine, "pair": PAIR, "rows": rows}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(table(json.loads(RESULTS.read_text())["rows"]))

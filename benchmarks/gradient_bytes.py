@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from machine import described
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -66,7 +66,7 @@ def measure() -> None:
     if dist.get_rank() == 0:
         results = {
             "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+            "machine": described(),
             "processes": dist.get_world_size(),
             "backend": "gloo",
             "parameters": arms[0].numel,

@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import described
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -66,7 +65,7 @@ def main() -> None:
         for part in given.parts:
             with tempfile.TemporaryDirectory(dir=given.folder) as folder:
                 results[part] = {"date": date.today().isoformat(), **PARTS[part](Path(folder))}
-            results["machine"] = f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"
+            results["machine"] = described()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(table(json.loads(RESULTS.read_text())))
 

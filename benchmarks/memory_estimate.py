@@ -13,10 +13,8 @@ Freed memory is given back at once (glibc's thresholds are set), so that what is
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 from datetime import date
@@ -25,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from machine import described, forget_peak, resident, settled
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
@@ -141,12 +140,12 @@ def measure(case: dict[str, Any]) -> dict[str, int]:
     """Take two steps in this process; return bytes above what it took before the models."""
     small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     _Run(config(case, **small), case).step()  # the code that this loads must not count
-    before = _settled()
-    _forget_peak()
+    before = settled()
+    forget_peak()
     run = _Run(config(case), case)
     run.step()
     peak = run.peak
-    held = _settled() - before
+    held = settled() - before
     run.step()
     return {
         "peak": max(peak, run.peak) - before,
@@ -186,7 +185,7 @@ class _Run:
     def step(self) -> None:
         """Sample a batch of rollouts, go forward and back, update."""
         rows, several = self._case["rows"], self._case.get("accumulation", 1)
-        _forget_peak()
+        forget_peak()
         rollouts, mask = self._sample(rows * several)
         self._end("sampling")
         self._student.train()
@@ -223,9 +222,9 @@ class _Run:
         return divergence.mean()
 
     def _end(self, phase: str) -> None:
-        self.peaks[phase] = _status("VmHWM")
+        self.peaks[phase] = resident("VmHWM")
         self.peak = max(self.peak, self.peaks[phase])
-        _forget_peak()
+        forget_peak()
 
 
 def config(case: dict[str, Any], **changes: int) -> Qwen3Config:
@@ -238,7 +237,7 @@ def conditions() -> dict[str, str]:
     """Say where and with what it was measured."""
     return {
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": described(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "model": f"Qwen3, {shape_of(config({})).parameters:,} parameters (untied), student and teacher alike",
@@ -260,22 +259,6 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     worst = max(found["cases"].values(), key=lambda case: abs(1 - case["ratio"]))["ratio"]
     return "\n".join([*lines, "", f"{found['conditions']}; furthest off: {worst:.2f}"])
-
-
-def _settled() -> int:
-    gc.collect()
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    """Return a size of this process in bytes: VmRSS is what is resident now, VmHWM the most so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def _forget_peak() -> None:
-    """Make VmHWM begin anew at what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import described, resident
 
 from sparseopd.console import quiet_libraries
 
@@ -43,12 +43,12 @@ def measure() -> dict[str, Any]:
     mask = select(recipe.student.path, selector="random", density=0.1)
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
-        "runs": [resident(PAIR, "full", None), resident(PAIR, "masked, 10 %", mask)],
+        "machine": described(),
+        "runs": [measured(PAIR, "full", None), measured(PAIR, "masked, 10 %", mask)],
     }
 
 
-def resident(pair: str, name: str, mask: Any) -> dict[str, Any]:
+def measured(pair: str, name: str, mask: Any) -> dict[str, Any]:
     """Return the resident bytes after every step of two epochs."""
     from sparseopd import recipe as recipes
     from sparseopd.distill import train
@@ -61,8 +61,7 @@ def resident(pair: str, name: str, mask: Any) -> dict[str, Any]:
 
     def progress(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
         if stage == "train":
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen.append(pages * os.sysconf("SC_PAGE_SIZE"))
+            seen.append(resident("VmRSS"))
 
     with tempfile.TemporaryDirectory() as folder:
         train(recipe, Path(folder) / "run", mask=mask, progress=progress)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import described
 
 from sparseopd.console import quiet_libraries
 
@@ -57,7 +57,7 @@ def measure(seeds: int) -> dict[str, Any]:
                 rows += run(pair, seed, Path(folder))
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+        "machine": described(),
         "settings": KINDS,
         "rows": rows,
     }

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from machine import described
 
 from sparseopd.console import quiet_libraries
 
@@ -56,7 +56,7 @@ def measure(rounds: int, steps: int) -> dict[str, Any]:
         pairs.append({"pair": pair, "times": {name: rows[1:] for name, rows in times.items()}})
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+        "machine": described(),
         "steps": steps,
         "rounds": rounds,
         "pairs": pairs,

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 from datetime import date
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from machine import described
 
 from sparseopd import recipe as recipes
 from sparseopd.artifacts import RunDir
@@ -44,7 +44,7 @@ def main() -> None:
             rows = [measure(pair, given.seeds, Path(folder)) for pair in PAIRS]
         results = {
             "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+            "machine": described(),
             "density": 0.1,
             "pairs": rows,
         }

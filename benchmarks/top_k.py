@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -31,9 +30,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from machine import described, forget_peak, resident, settled
 from torch import Tensor
 from train_step import RETURN_FREED
-from train_step_worker import _forget_peak, _settled, _status
 
 from sparseopd.console import quiet_libraries
 from sparseopd.distill.objectives import Head, Predictions, Tokens, objective_of
@@ -65,7 +64,7 @@ def main() -> None:
         results = {
             "date": date.today().isoformat(),
             "load_before": load,
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+            "machine": described(),
             "versions": {name: version(name) for name in ("torch", "trl")},
             "threads": THREADS,
             "vocabulary": VOCABULARY,
@@ -138,10 +137,10 @@ def memory_of(name: str) -> dict[str, dict[str, int]]:
         found[str(tokens)] = {}
         for head in HEADS:
             inputs.student.requires_grad_(head == "trained")
-            before = _settled()
-            _forget_peak()
+            before = settled()
+            forget_peak()
             inputs.step(ARMS[name], tokens)
-            found[str(tokens)][head] = _status("VmHWM") - before
+            found[str(tokens)][head] = resident("VmHWM") - before
     return found
 
 

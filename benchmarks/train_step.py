@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import described
 from train_step_arms import ARMS, BATCH, SHAPE, THREADS, adapted, load_model
 from train_step_figure import draw
 from train_step_report import bars, table
@@ -76,7 +76,7 @@ def _conditions() -> dict[str, Any]:
     with torch.device("meta"):
         model = load_model()
     return {
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+        "machine": described(),
         "versions": {name: version(name) for name in LIBRARIES},
         "model": {
             "parameters": sum(weight.numel() for weight in model.parameters()),

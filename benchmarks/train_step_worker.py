@@ -6,16 +6,15 @@ takes one step for every line on stdin; "memory" takes three and ends.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from machine import forget_peak, resident, settled
 from torch import Tensor, nn
 from train_step_arms import (
     ARMS,
@@ -71,15 +70,15 @@ def measure_memory(name: str, answer: Answer) -> None:
     _rehearse(name)
     with torch.no_grad():
         _loss(model, batches)
-    loaded = _settled()
-    _forget_peak()
+    loaded = settled()
+    forget_peak()
     arm = ARMS[name](model)
-    building, built = _status("VmHWM"), _settled()
-    _forget_peak()
+    building, built = resident("VmHWM"), settled()
+    forget_peak()
     for _ in range(MEMORY_STEPS):
         timed_step(arm, batches)
     found = {
-        "peak": _status("VmHWM") - loaded,
+        "peak": resident("VmHWM") - loaded,
         "building": building - loaded,
         "built": built - loaded,
         **held_bytes(arm),
@@ -142,22 +141,6 @@ def _loss(model: nn.Module, batches: torch.Generator) -> Tensor:
 
 def _batch(batches: torch.Generator) -> Tensor:
     return torch.randint(SHAPE["vocab_size"], BATCH, generator=batches)
-
-
-def _settled() -> int:
-    gc.collect()
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    """Return a size of this process in bytes: VmRSS is what is resident now, VmHWM the most so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def _forget_peak() -> None:
-    """Make VmHWM begin anew at what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 MEASURES: dict[str, Callable[[str, Answer], None]] = {

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from machine import described
 from torch import Tensor
 from train_step_arms import ARMS, FULL, THREADS, adapted, load_model
 from train_step_worker import timed_step
@@ -47,7 +46,7 @@ def main() -> None:
         torch.set_num_threads(THREADS)
         results = {
             "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+            "machine": described(),
             "threads": THREADS,
             "runs": RUNS,
             "steps": {name: step_parts(name) for name in ("sparseopd 10 %", "sparseopd 1 %", FULL)},

@@ -182,7 +182,7 @@ def _take_steps(rank: int, folder: Path) -> None:
     steps = SimpleNamespace(global_step=0, max_steps=10)
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     with interrupts:
-        while not control.should_training_stop:
+        while not control.should_training_stop and steps.global_step < steps.max_steps:
             if (rank, steps.global_step) == (1, 2):
                 os.kill(os.getpid(), signal.SIGINT)
             steps.global_step += 1
@@ -197,7 +197,9 @@ def test_all_processes_stop_after_the_same_step(
 ) -> None:
     monkeypatch.setattr(interrupt, "PartialState", lambda: SimpleNamespace(device="cpu"))
     forked = multiprocessing.get_context("fork")  # starting anew would import everything twice
-    processes = [forked.Process(target=_take_steps, args=(rank, tmp_path)) for rank in (0, 1)]
+    processes = [
+        forked.Process(target=_take_steps, args=(rank, tmp_path), daemon=True) for rank in (0, 1)
+    ]
     for process in processes:
         process.start()
     for process in processes:
