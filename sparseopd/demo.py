@@ -21,6 +21,7 @@ from sparseopd.recipe import Recipe
 from sparseopd.report import write_report
 
 PAIRS = ("tiny-arithmetic", "tiny-digits")
+WHOLE = "whole demo"
 SAMPLE_WORTH = 0.008  # of a training step, as measured on the bundled pairs
 RANDOM_SEED = 1  # the random mask's own seed, apart from the recipe's
 
@@ -40,13 +41,15 @@ def run_demo(
     folder = RunDir.unused(output)
     planned = plans(pairs, seed, steps)
     folder.create()
-    progress = _with_whole(progress, list(planned.values()))
+    whole = sum(_work(recipe) for recipe in planned.values())
+    told = _with_whole(progress, whole)
     scores = []
     for pair, recipe in planned.items():
-        runs = _train_arms(recipe, folder.path / pair, progress)
+        runs = _train_arms(recipe, folder.path / pair, told)
         arms = arms_for(runs, recipe)
-        scores.append(evaluate(arms, recipe, progress=_labelled(progress, pair)))
+        scores.append(evaluate(arms, recipe, progress=_labelled(told, pair)))
         scores[-1].save(folder.path / pair / "scores.json")
+    progress(WHOLE, whole, whole)
     named = "".join(f" --pair {pair}" for pair in pairs or ())
     shortened = f" --steps {steps}" if steps else ""
     write_report(
@@ -98,9 +101,8 @@ def _recipe(pair: str, seed: int, steps: int | None) -> Recipe:
     return recipes.load(recipes.find(pair), settings)
 
 
-def _with_whole(progress: Progress, planned: Sequence[Recipe]) -> Progress:
-    """Also report the demo as a whole, in training steps and their worth in evaluation."""
-    whole = sum(_work(recipe) for recipe in planned)
+def _with_whole(progress: Progress, whole: int) -> Progress:
+    """Also report the demo as a whole, in training steps and their worth in evaluation; not its end."""
     done_of: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
@@ -108,7 +110,7 @@ def _with_whole(progress: Progress, planned: Sequence[Recipe]) -> Progress:
         if not stage.endswith(": mask"):
             worth = SAMPLE_WORTH if stage.endswith((": sampling", ": scoring")) else 1.0
             done_of[stage] = done * worth
-            progress("whole demo", min(whole, round(sum(done_of.values()))), whole)
+            progress(WHOLE, min(whole - 1, round(sum(done_of.values()))), whole)
 
     return report
 

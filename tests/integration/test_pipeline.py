@@ -252,6 +252,7 @@ def test_the_demo_with_short_runs(tmp_path: Path, sparseopd: Command) -> None:
     ran = sparseopd("demo", "--pair", "tiny-arithmetic", "--steps", 4, "-o", tmp_path / "demo")
     assert ran.code == 0, ran.err
     assert ran.err.rstrip().endswith("report.html")
+    assert ran.err.count("whole demo: ") == 1  # at the end, and not when its estimate is used up
     scores = Scores.load(tmp_path / "demo" / "tiny-arithmetic" / "scores.json")
     assert [arm.name for arm in scores.arms] == [
         "source",
