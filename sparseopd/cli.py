@@ -274,11 +274,10 @@ def _resume(stage: str, words: list[str], given: list[Any], dry_run: bool) -> Ru
             "--resume goes on with a run as it was started: give its folder and nothing else, "
             f"sparseopd {stage} RUN --resume"
         )
-    from sparseopd.distill.discover import resume as resume_discovery
-    from sparseopd.distill.train import resume as resume_training
+    from sparseopd.distill import resume, resume_discovery
 
     with live_progress() as progress:
-        go_on = resume_discovery if stage == "discover" else resume_training
+        go_on = resume_discovery if stage == "discover" else resume
         return go_on(words[0], progress=progress)
 
 

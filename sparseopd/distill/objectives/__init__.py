@@ -18,7 +18,6 @@ from functools import partial
 from typing import Protocol
 
 from sparseopd.distill.objectives.forward_kl import forward_kl
-from sparseopd.distill.objectives.full_vocabulary import beta
 from sparseopd.distill.objectives.jsd import jsd
 from sparseopd.distill.objectives.predictions import Head, Predictions, Scores, TokenLoss, Tokens
 from sparseopd.distill.objectives.reduction import shares, weights
@@ -70,7 +69,6 @@ __all__ = [
     "Scores",
     "TokenLoss",
     "Tokens",
-    "beta",
     "objective_of",
     "shares",
     "weights",

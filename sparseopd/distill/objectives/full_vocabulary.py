@@ -13,15 +13,8 @@ from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from sparseopd.distill.objectives.predictions import Predictions, Scores, TokenLoss, Tokens
 from sparseopd.errors import RequestError
-from sparseopd.recipe import Objective
 
 FORWARD, REVERSE = 0.0, 1.0
-BETA = {"forward-kl": FORWARD, "reverse-kl": REVERSE}
-
-
-def beta(objective: Objective) -> float:
-    """Return TRL's β for an objective; `objective.beta` is set for `jsd` by the recipe."""
-    return BETA[objective.kind] if objective.beta is None else objective.beta
 
 
 def divergence(

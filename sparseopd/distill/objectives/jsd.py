@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparseopd.distill.objectives.full_vocabulary import beta, with_sampled_kl
+from sparseopd.distill.objectives.full_vocabulary import with_sampled_kl
 from sparseopd.distill.objectives.predictions import Predictions, Scores, TokenLoss, Tokens
 from sparseopd.recipe import Objective
 
@@ -13,4 +13,5 @@ def jsd(student: Predictions, teacher: Scores, tokens: Tokens, settings: Objecti
     β = `settings.beta`; at 0 and 1, TRL's function switches to the forward and the reverse KL, which
     are what this tends to once divided by β or 1 - β (GKD, arXiv 2306.13649). Needs both models' heads.
     """
-    return with_sampled_kl(student, teacher, tokens, beta(settings))
+    assert settings.beta is not None  # the recipe fills it
+    return with_sampled_kl(student, teacher, tokens, settings.beta)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparseopd.distill.objectives import OBJECTIVES, Tokens, beta, objective_of, tiles
+from sparseopd.distill.objectives import OBJECTIVES, Tokens, objective_of, tiles
 from sparseopd.errors import RequestError
 from sparseopd.recipe import Objective
 from tests.distill.objectives.brute_force import (
@@ -157,11 +157,6 @@ def test_each_on_policy_kind_has_an_objective_and_the_contrasts_have_none() -> N
     for kind in ("offline-kd", "sft", "grpo"):
         with pytest.raises(RequestError, match=kind):
             objective_of(settings(kind))
-
-
-def test_beta_says_which_divergence_trl_computes() -> None:
-    kinds = [settings("forward-kl"), settings("jsd", beta=0.3), settings("reverse-kl")]
-    assert [beta(given) for given in kinds] == [0.0, 0.3, 1.0]
 
 
 class _Largest(TorchDispatchMode):
