@@ -13,14 +13,27 @@ from typing import TYPE_CHECKING, Any
 from sparseopd.errors import SparseOPDError
 
 if TYPE_CHECKING:
+    from sparseopd.analysis import Analysis, AnalysisSettings, analyze
     from sparseopd.masks import Mask, select
     from sparseopd.optim import MaskedOptimizer
     from sparseopd.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["Mask", "MaskedOptimizer", "Recipe", "SparseOPDError", "select"]
+__all__ = [
+    "Analysis",
+    "AnalysisSettings",
+    "Mask",
+    "MaskedOptimizer",
+    "Recipe",
+    "SparseOPDError",
+    "analyze",
+    "select",
+]
 
 _HOME = {
+    "Analysis": "sparseopd.analysis",
+    "AnalysisSettings": "sparseopd.analysis",
+    "analyze": "sparseopd.analysis",
     "Mask": "sparseopd.masks",
     "select": "sparseopd.masks",
     "MaskedOptimizer": "sparseopd.optim",

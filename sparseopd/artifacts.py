@@ -10,6 +10,7 @@
       stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
                           saliency/ the scores of the selector saliency
       checkpoint/         (train) the trained student, as `from_pretrained` loads it
+      snapshots/step-N/   (train) the student after step N, likewise
       started.json        (until it ends) its stage and name; resume/ the last state to go on from
       scores.json         (evaluate) Scores; report.html beside it
 
@@ -54,6 +55,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds.
+
+    A folder of that name is replaced, and one that an earlier process left half-written removed.
+    Raises `RunFolderError` with the operating system's reason.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(0o644)  # safetensors makes files private; outputs are meant to be shared
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -111,6 +134,7 @@ class RunDir:
         self.teacher_completions = self.path / "teacher.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoint = self.path / "checkpoint"
+        self.snapshots = self.path / "snapshots"
         self.started = self.path / "started.json"
         self.resume = self.path / "resume"
         self.scores = self.path / "scores.json"
@@ -119,6 +143,10 @@ class RunDir:
     def snapshot(self, step: int) -> Path:
         """Return where the mask after a step of discovery is kept."""
         return self.path / "masks" / f"step-{step}.safetensors"
+
+    def kept_weights(self, step: int) -> Path:
+        """Return where the weights after a step of training are kept."""
+        return self.snapshots / f"step-{step}"
 
     @classmethod
     def unused(cls, path: str | Path) -> RunDir:

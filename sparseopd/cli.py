@@ -11,6 +11,7 @@ import typer
 
 from sparseopd import recipe as recipes
 from sparseopd import run_options as options
+from sparseopd.analysis_command import analyze
 from sparseopd.artifacts import RunDir, RunFacts, Scores
 from sparseopd.console import (
     console,
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(mask_app, name="mask")
+app.command()(analyze)
 
 EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)
 """Errors of the operating system whose own sentence is all a user needs."""
@@ -120,6 +122,7 @@ def train(
     teacher: options.Teacher = None,
     data: options.Data = None,
     steps: options.Steps = None,
+    snapshots: options.KeptWeights = None,
     seed: options.Seed = None,
     resume: options.Resume = False,
     json: options.Json = False,
@@ -131,6 +134,7 @@ def train(
         "teacher.path": teacher,
         "data.train": data,
         "train.steps": steps,
+        "train.snapshots": None if snapshots is None else f"[{snapshots}]",
         "seed": seed,
     }
     if resume:

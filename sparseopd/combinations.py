@@ -15,7 +15,7 @@ from sparseopd.settings.objective import (
 )
 
 if TYPE_CHECKING:
-    from sparseopd.recipe import Discover, Recipe
+    from sparseopd.recipe import Discover, Recipe, Train
     from sparseopd.settings.optimizer import Optimizer
 
 
@@ -34,6 +34,7 @@ def check_combinations(recipe: Recipe) -> None:
             "optimizer.stochastic_rounding does nothing with student.dtype float32, which holds what the "
             "masters hold: set student.dtype to bfloat16 or drop it"
         )
+    _check_snapshots("train", recipe.train)
     _check_discovery(recipe.discover)
     if recipe.discover.saliency == "momentum" and optimizer.name not in ("adamw", "adam"):
         raise RecipeError(
@@ -130,8 +131,13 @@ def _check_discovery(discover: Discover) -> None:
         raise RecipeError(
             "discover.until_stable needs checks and discover.check_every is 0: leave one of them out"
         )
-    late = [step for step in discover.snapshots if step > discover.steps]
+    _check_snapshots("discover", discover)
+
+
+def _check_snapshots(section: str, settings: Discover | Train) -> None:
+    """Refuse snapshots of steps that the run would never take."""
+    late = [step for step in settings.snapshots if step > settings.steps]
     if late:
         raise RecipeError(
-            f"discover.snapshots names step {late[0]} and discover.steps is {discover.steps}: raise it"
+            f"{section}.snapshots names step {late[0]} and {section}.steps is {settings.steps}: raise it"
         )

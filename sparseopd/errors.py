@@ -52,6 +52,10 @@ class MaskMismatchError(MaskError):
         """Every tensor that does not fit, and what is wrong with it."""
 
 
+class AnalysisError(RequestError):
+    """Checkpoints cannot be analysed as asked: not siblings, not finite, or a wrong setting."""
+
+
 class OptimizerError(RequestError):
     """A masked optimizer cannot be built over these parameters or used this way."""
 

@@ -66,6 +66,14 @@ Snapshots = Annotated[
     str | None,
     typer.Option(help="Also keep the mask after these steps: 5,10,25.", show_default=False),
 ]
+KeptWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshots",
+        help="Also keep the weights after these steps, for analyze: 5,10,25.",
+        show_default=False,
+    ),
+]
 Trained = Annotated[
     Path | None,
     typer.Option(help="Train only these coordinates; without it, all.", show_default=False),

@@ -12,17 +12,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sparseopd"
 
 LEVELS = [
-    {"errors", "ranges"},
+    {"errors", "ranges", "singular"},
     {"selection"},
     {"settings"},
     {"recipe", "artifacts", "combinations"},
     {"pairs", "tasks"},
     {"masks"},
-    {"optim"},
+    {"optim", "analysis"},
     {"distill", "evaluation", "report", "feasibility"},
-    {"demo"},
+    {"demo", "analyses"},
     {"console", "mask_options", "run_options"},
-    {"mask_commands"},
+    {"mask_commands", "analysis_command"},
     {"cli"},
     {"__main__"},
 ]

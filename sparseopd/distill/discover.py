@@ -30,11 +30,11 @@ from sparseopd.errors import MaskError, RecipeError, RunFolderError
 from sparseopd.masks import Mask, select, summarize_update
 from sparseopd.masks.scope import in_scope
 from sparseopd.masks.selectors import MATRICES
-from sparseopd.masks.selectors.spectrum import is_matrix
 from sparseopd.pairs import load_model, local_folder
 from sparseopd.pairs.tensors import Source, Tensors, source_tensors
 from sparseopd.recipe import Discover, Recipe
 from sparseopd.selection import DATA_FREE, resolved, total
+from sparseopd.singular import is_matrix
 
 
 def discover(recipe: Recipe, output: str | Path, *, progress: Progress | None = None) -> RunDir:

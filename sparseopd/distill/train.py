@@ -1,6 +1,6 @@
 """`train`: OPD from the source weights, in full or only at a mask's coordinates.
 
-    sparseopd train RECIPE [--mask RUN/mask.safetensors] -o RUN2
+    sparseopd train RECIPE [--mask RUN/mask.safetensors] [--snapshots 5,10,25] -o RUN2
     sparseopd train RUN2 --resume
 
 A masked run starts from the source again (weights, optimizer, schedule), trains k-vectors only, and
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from sparseopd.artifacts import Progress, RunDir
 from sparseopd.distill import processes
@@ -48,6 +49,7 @@ from sparseopd.distill.resume import (
     reopen,
     resume_command,
 )
+from sparseopd.distill.snapshots import Snapshots
 from sparseopd.distill.trainer import make_trainer
 from sparseopd.errors import Interrupted, MaskError, RecipeError, TrainingError
 from sparseopd.masks import Mask
@@ -79,7 +81,8 @@ def train(
     if mask is not None:
         _check_mask(recipe, prepared, mask)
     if processes.is_main():
-        run.create(checkpoint_bytes(prepared.student, prepared.stored_dtype))
+        copies = 1 + len(set(recipe.train.snapshots))
+        run.create(copies * checkpoint_bytes(prepared.student, prepared.stored_dtype))
         write_recipe(run, recipe)
         if mask is not None:
             mask.save(run.mask)
@@ -121,6 +124,7 @@ def _train_and_record(
     log = run_training(
         recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train",
         progress=progress, checkpoint=checkpoint,
+        callbacks=[Snapshots(recipe.train.snapshots, prepared, run)],
     )  # fmt: skip
     if processes.is_main():
         _write(recipe, prepared, run, mask, name, started, log)
@@ -167,7 +171,7 @@ def run_training(
     mask: Mask | None,
     stage: Stage,
     progress: Progress | None,
-    callbacks: Sequence[ResumableCallback] = (),
+    callbacks: Sequence[TrainerCallback] = (),
     checkpoint: Path | None = None,
 ) -> RunLog:
     """Train `prepared.student` in place for `steps` updates; return the log with its last line.
@@ -183,7 +187,7 @@ def run_training(
         return optimizer
 
     interrupts = Interrupts(resumable=True, every=recipe.rollout.updates)
-    keeper = StateKeeper(callbacks)
+    keeper = StateKeeper([one for one in callbacks if isinstance(one, ResumableCallback)])
     trainer = make_trainer(
         recipe,
         prepared,

@@ -10,7 +10,7 @@ Every arm samples with the same random numbers, so that differences between arms
 KL is to the teacher as the recipe has it: the one a prompt belongs to, with what it alone sees.
 """
 
-from sparseopd.evaluation.agreement import agreement
+from sparseopd.analysis.agreement import agreement
 from sparseopd.evaluation.arms import Arm, arms_for
 from sparseopd.evaluation.divergence import divergence
 from sparseopd.evaluation.evaluate import evaluate

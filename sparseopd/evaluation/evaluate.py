@@ -15,9 +15,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from sparseopd.analysis.agreement import agreement
 from sparseopd.artifacts import Progress, Scores, versions
 from sparseopd.errors import PairError, RequestError
-from sparseopd.evaluation.agreement import agreement
 from sparseopd.evaluation.arms import (
     Arm,
     TrainingRecord,

@@ -44,6 +44,9 @@ def find_disk(subject: Subject) -> Disk | None:
         "checkpoint": each * numel,
         "states to resume from": state * (2 if recipe.train.save_every else 1),
     }
+    snapshots = len(set(recipe.train.snapshots))
+    if snapshots:
+        items["snapshots"] = snapshots * each * numel
     if plan.masked is not None:
         items["mask"] = mask_bytes(numel, plan.k)
     return Disk(items, shutil.disk_usage(_existing(subject.request.output)).free)

@@ -21,12 +21,12 @@ from sparseopd.masks.ranking import count_scores, not_a_number, take_largest
 from sparseopd.masks.reading import Reading
 from sparseopd.masks.scope import shares
 from sparseopd.masks.selectors import MATRICES, RULES, SCORES
-from sparseopd.masks.selectors.spectrum import is_matrix
 from sparseopd.masks.stream import Piece, Shelf, for_each
 from sparseopd.pairs.locate import weights_folder
 from sparseopd.pairs.lora import LoraUpdate, is_lora_folder
 from sparseopd.pairs.tensors import Source, Tensors, open_tensors, stored_hash
 from sparseopd.selection import DATA_FREE, Selection, build, check, resolved, total
+from sparseopd.singular import is_matrix
 
 
 def select(

@@ -61,9 +61,12 @@ class Scratch(threading.local):
 
 
 def for_each(
-    items: Iterable[Item], work: Callable[[Item], Result]
+    items: Iterable[Item], work: Callable[[Item], Result], ahead: int = 4
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, work(item)) in order, working on several items at a time."""
+    """Yield (item, work(item)) in order, working on several items at a time.
+
+    Up to `ahead` times as many as there are threads are begun before the first is asked for.
+    """
     before = torch.get_num_threads()
     threads = min(MOST_THREADS, before)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
@@ -71,7 +74,7 @@ def for_each(
     try:
         for item in items:
             waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > 4 * threads:
+            if len(waiting) > ahead * threads:
                 done, future = waiting.popleft()
                 yield done, future.result()
         while waiting:

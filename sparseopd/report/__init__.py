@@ -6,6 +6,7 @@
     masks.layout   → mask_tables, draw_mask        where a mask lies: in the terminal, in a figure
     masks.overlap  → overlap_tables, draw_overlap  how far masks overlap: likewise
     RunDir.read_metrics → run_table                how a training run went, for the terminal
+    Analysis → analysis_tables, write_analysis     where an update went: likewise, and as a page
 
     write_report([Scores.load(run.scores)], run.report, title="Tiny pair", command="sparseopd …")
 
@@ -19,6 +20,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseopd.report.analysis_page import write_analysis
+    from sparseopd.report.analysis_table import analysis_tables
     from sparseopd.report.course import run_table
     from sparseopd.report.finding import answer
     from sparseopd.report.heatmap import draw_mask
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from sparseopd.report.table import scores_table
 
 __all__ = [
+    "analysis_tables",
     "answer",
     "draw_mask",
     "draw_overlap",
@@ -36,10 +40,12 @@ __all__ = [
     "overlap_tables",
     "run_table",
     "scores_table",
+    "write_analysis",
     "write_report",
 ]
 
 _HOME = {
+    "analysis_tables": "sparseopd.report.analysis_table",
     "answer": "sparseopd.report.finding",
     "draw_mask": "sparseopd.report.heatmap",
     "draw_overlap": "sparseopd.report.overlap",
@@ -47,6 +53,7 @@ _HOME = {
     "overlap_tables": "sparseopd.report.overlap_table",
     "run_table": "sparseopd.report.course",
     "scores_table": "sparseopd.report.table",
+    "write_analysis": "sparseopd.report.analysis_page",
     "write_report": "sparseopd.report.page",
 }
 

@@ -51,6 +51,9 @@ class Train:
     save_every: CountOrZero = 0
     """Steps between two states that `train --resume` or `discover --resume` can go on from; 0 for none
     but on an interrupt. Only the last is kept, until the run has ended."""
+    snapshots: list[Count] = field(default_factory=list)
+    """Steps of a full or masked run after which the weights so far are kept, in `snapshots/step-N`, as a
+    checkpoint like the last one."""
     save_dtype: Literal["source", "float32"] = "source"
     """What the trained checkpoint is stored in: the source checkpoint's dtype, or the fp32 masters."""
 

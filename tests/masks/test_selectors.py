@@ -12,9 +12,10 @@ from sparseopd.errors import MaskError
 from sparseopd.masks import Mask, select
 from sparseopd.masks.selectors import MATRICES, RULES, SCORES
 from sparseopd.masks.selectors.order import quantiles, smallest_first
-from sparseopd.masks.selectors.spectrum import EXACT, as_matrices, principal_size
+from sparseopd.masks.selectors.spectrum import principal_size
 from sparseopd.masks.strata import SMALLEST, STRATA, Strata
 from sparseopd.selection import DATA_FREE, Selection, SelectorName, build, resolved
+from sparseopd.singular import EXACT, as_matrices
 from tests.masks.held import Held, compare, small_pieces
 
 
@@ -125,7 +126,7 @@ def test_the_principal_part_is_that_of_the_svd(shape: tuple[int, int], rank: flo
 
 
 def test_beyond_the_exact_size_the_principal_part_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparseopd.masks.selectors.spectrum.EXACT", 8)
+    monkeypatch.setattr("sparseopd.singular.EXACT", 8)
     assert EXACT == 4096
     generator = torch.Generator().manual_seed(0)
     strong = torch.randn(200, 6, generator=generator) @ torch.randn(6, 100, generator=generator)

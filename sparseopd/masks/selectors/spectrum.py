@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,62 +11,23 @@ from torch import Tensor
 from sparseopd.errors import MaskError
 from sparseopd.masks.comparison import Comparison
 from sparseopd.masks.stream import Piece
-
-EXACT = 4096
-"""Largest min(d) whose spectrum is computed exactly, as in the paper's scripts."""
-
-ROWS = 8192
-"""Rows worked on at once: an embedding is much taller than wide."""
-
-
-def is_matrix(shape: torch.Size) -> bool:
-    """Whether a tensor has singular vectors: two dimensions or more, none of size 0 or 1."""
-    return len(shape) >= 2 and min(as_matrices(shape)[1:]) > 1
-
-
-def as_matrices(shape: torch.Size) -> tuple[int, int, int]:
-    """Return (matrices, rows, columns): experts (e, m, n) are e matrices, a convolution is one."""
-    if len(shape) == 3 and min(shape[1:]) > 8:
-        return shape[0], shape[1], shape[2]
-    return 1, shape[0], shape[1:].numel()
+from sparseopd.singular import ROWS, as_matrices, decompose, row_blocks
 
 
 def principal_size(weight: Tensor, rank: float) -> Tensor:
     """Return |U_k Σ_k V_kᵀ| of a matrix (m, n): float32, k = max(1, ⌊rank · min(m, n)⌋).
 
-    For min(m, n) ≤ 4096 the singular vectors come from the Gram matrix's eigenvectors in float64:
-    W V_k V_kᵀ is that product, and a k-th share of the spectrum is far above float64's reach. Beyond,
-    they are randomized (Halko et al. 2011, two power iterations, a fixed seed).
+    The product is W V_k V_kᵀ; singular.py says where V_k comes from.
     """
     if weight.shape[0] < weight.shape[1]:
         return principal_size(weight.T, rank).T
-    count = max(1, int(rank * weight.shape[1]))
-    exact = weight.shape[1] <= EXACT
-    vectors = _leading_vectors(weight, count) if exact else _likely_vectors(weight, count)
+    vectors = decompose(weight, max(1, int(rank * weight.shape[1]))).right
+    assert vectors is not None
+    vectors = vectors.float()
     size = torch.empty(weight.shape)
-    for rows in _row_blocks(weight):
+    for rows in row_blocks(weight):
         size[rows] = (weight[rows].float() @ vectors @ vectors.T).abs_()
     return size
-
-
-def _leading_vectors(weight: Tensor, count: int) -> Tensor:
-    """The last eigenvectors of WᵀW, summed in float64 over blocks of rows: float32 (n, count)."""
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
-    for rows in _row_blocks(weight):
-        block = weight[rows].double()
-        gram += block.T @ block
-    return torch.linalg.eigh(gram).eigenvectors[:, -count:].float()
-
-
-def _likely_vectors(weight: Tensor, count: int) -> Tensor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.svd_lowrank(weight.float(), q=count + 8, niter=2)[2][:, :count]
-
-
-def _row_blocks(weight: Tensor) -> Iterator[slice]:
-    for start in range(0, weight.shape[0], ROWS):
-        yield slice(start, start + ROWS)
 
 
 def whole_tensor_scores(

@@ -1,0 +1,82 @@
+"""From measured parts to an `Analysis`: groups, verdicts, findings, dtypes, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparseopd
+from sparseopd.analysis.aggregate import grouped, spread, together
+from sparseopd.analysis.findings import findings
+from sparseopd.analysis.measure import Sides
+from sparseopd.analysis.nulls import KINDS
+from sparseopd.analysis.pooled import half_octave
+from sparseopd.analysis.result import Analysis
+from sparseopd.analysis.settings import AnalysisSettings
+from sparseopd.analysis.sums import Sums
+from sparseopd.analysis.verdict import verdicts
+
+
+def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: float) -> Analysis:
+    """Combine the rows and sums of all parts into an analysis."""
+    whole = together(sums.rows, sums.rows)
+    for side, draws in sums.pooled.items():
+        tops = [one.top_energy() for one in draws]
+        if side in KINDS:
+            whole[side] |= spread(tops)
+        elif whole[side] is not None:
+            whole[side] |= tops[0]
+    groups = grouped(sums.rows)
+    judged, by_module = verdicts(sums.rows, whole, groups["module"]) if settings.draws else ({}, {})
+    master = sides.master.label if sides.master is not None else None
+    if master is None and whole["master"] is not None:
+        master = sides.tuned.label
+    return Analysis(
+        base=sides.base.label,
+        tuned=sides.tuned.label,
+        master=master,
+        dtypes=_dtypes(sums.rows, sides),
+        settings={**asdict(settings), "version": sparseopd.__version__},
+        whole=whole,
+        groups=groups,
+        tensors=sums.rows,
+        verdicts=judged,
+        module_verdicts=by_module,
+        findings=findings(judged, by_module, sums.rows, settings.draws or 0),
+        joint=_joint(sums.joint),
+        seconds=seconds,
+    )
+
+
+def _dtypes(rows: Sequence[dict[str, Any]], sides: Sides) -> dict[str, Any]:
+    stored = {side: sorted({row["stored"][side] for row in rows}) for side in ("base", "tuned")}
+    if sides.master is not None:
+        names = sides.base.keys()
+        stored["master"] = sorted({str(sides.master.dtype(name))[6:] for name in names})
+    return {
+        "stored": stored,
+        "compared": sorted({row["compared"] for row in rows}),
+        "summed": "float64",
+        "spectra": "float64 (Gram matrices)",
+    }
+
+
+def _joint(counts: dict[str, Tensor]) -> dict[str, Any]:
+    """Cut the tables to the bins that any of them uses; zeros, in the first bin, always stay."""
+    if not counts:
+        return {}
+    used = torch.stack(list(counts.values())).sum(0)
+    found: dict[str, Any] = {}
+    places = []
+    for axis, name in ((1, "weight"), (0, "change")):
+        filled = torch.nonzero(used.sum(axis)[1:]).flatten() + 1
+        first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (1, 1)
+        places.append([0, *range(first, last + 1)])
+        found[name] = [half_octave(place) for place in places[-1]]
+    for side, table in counts.items():
+        found[side] = table[places[0]][:, places[1]].tolist()
+    return found

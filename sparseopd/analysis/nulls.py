@@ -1,0 +1,109 @@
+"""What an update without structure would look like, once rounded to the checkpoint's dtype (PAPER.md §5).
+
+    shuffled   Δ permuted within its matrix: the same changes, anywhere
+    gaussian   dense noise of the same norm: every coordinate moves, none is preferred
+
+Both are added to W in float32 and rounded. Where the update is known before rounding (fp32 masters), its
+values are shuffled and its norm is matched. Where only rounded weights are known, the noise is scaled
+until, once rounded, it has the norm of the rounded update: what a dense update behind it would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseopd.analysis.values import Values, compare, moved
+
+KINDS = ("shuffled", "gaussian")
+SAMPLE = 1 << 16
+"""Coordinates on which the noise is scaled before it is scaled on all."""
+HALVINGS = 18
+"""Of the range of scales, 2¹⁰ wide, in logarithms: 4e-5 of the scale is left."""
+REFINEMENTS = 2
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the nulls of a part are made from."""
+
+    weight: Tensor
+    """float32, as exact as it is stored: W before rounding."""
+    values: Values
+    """The observed update, whose rounded W every draw shares."""
+    change: Tensor
+    """float32: Δ before rounding where it is known, else after."""
+    norm: float
+    """‖Δ‖ of that."""
+    exact: bool
+    """Whether Δ is known before rounding, or rounding does not matter."""
+
+
+def draws(kind: str, name: str, known: Known, count: int, seed: int) -> Iterator[Values]:
+    """Yield `count` draws of a null for the part called `name`: the same for the same seed."""
+    numel = known.change.numel()
+    start = None
+    for number in range(count):
+        generator = _generator(kind, name, number, seed)
+        if kind == "shuffled":
+            order = torch.randperm(numel, generator=generator, dtype=torch.int32)
+            permuted = known.change.flatten().index_select(0, order.to(known.change.device))
+            yield _added(known, permuted.view(known.change.shape))
+            continue
+        noise = torch.randn(known.change.shape, generator=generator).to(known.change.device)
+        if known.exact:
+            yield _added(known, noise.mul_(known.norm / float(noise.norm())))
+        else:
+            start = start or _scale_on_sample(known, noise)
+            yield _scaled(known, noise, *start)
+
+
+def _added(known: Known, change: Tensor) -> Values:
+    return moved(known.values, known.weight + change)
+
+
+def _scaled(known: Known, noise: Tensor, scale: float, power: float) -> Values:
+    """Noise that has the wanted norm once rounded, from a scale near it and the norm's power of it."""
+    for _ in range(REFINEMENTS):
+        norm = _added(known, noise * scale).norm
+        if norm:
+            scale *= (known.norm / norm) ** (1 / power)
+    return _added(known, noise.mul_(scale))
+
+
+def _scale_on_sample(known: Known, noise: Tensor) -> tuple[float, float]:
+    """The scale at which rounded noise has the wanted norm, and d log norm / d log scale there.
+
+    The power is far above 1 where most of the noise is lost in rounding, and 1 where none is.
+    """
+    numel = known.change.numel()
+    stride = max(1, numel // SAMPLE)
+    weight, sample = known.weight.flatten()[::stride], noise.flatten()[::stride]
+    whole = (numel / sample.numel()) ** 0.5
+    dtype = known.values.dtype
+
+    def norm(logarithm: float) -> float:
+        after = weight + sample * math.exp(logarithm)
+        return compare(weight, after, dtype).norm * whole
+
+    middle = math.log(known.norm / numel**0.5)
+    low, high = middle - 5 * math.log(2), middle + 5 * math.log(2)
+    for _ in range(HALVINGS):
+        half = (low + high) / 2
+        low, high = (half, high) if norm(half) < known.norm else (low, half)
+    at, step = (low + high) / 2, 0.05
+    below, above = norm(at - step), norm(at + step)
+    power = math.log(above / below) / (2 * step) if 0 < below < above else 1.0
+    return math.exp(at), max(1.0, power)
+
+
+def _generator(kind: str, name: str, number: int, seed: int) -> torch.Generator:
+    """Draws hang on their own name alone, so neither threads nor shards nor the device change them."""
+    content = f"{kind}:{seed}:{number}:{name}".encode()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

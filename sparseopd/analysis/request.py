@@ -1,0 +1,97 @@
+"""What an analysis is asked for, checked before the work, and told apart from other requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+import sparseopd
+from sparseopd.analysis.measure import Sides
+from sparseopd.analysis.settings import AnalysisSettings
+from sparseopd.artifacts import Progress
+from sparseopd.errors import AnalysisError
+from sparseopd.masks.stream import for_each
+from sparseopd.pairs.tensors import Tensors, pieces
+
+
+def check_siblings(sides: Sides, names: Sequence[str]) -> None:
+    """Raise `AnalysisError` unless all sides hold tensors of these names, in the same shapes."""
+    for other in (sides.tuned, sides.master):
+        if other is None:
+            continue
+        theirs = set(other.keys())
+        for name in names:
+            if name not in theirs:
+                raise AnalysisError(
+                    f"{other.label} lacks {name}, which {sides.base.label} has: not a sibling"
+                )
+            if other.shape(name) != sides.base.shape(name):
+                raise AnalysisError(
+                    f"{name} is {tuple(sides.base.shape(name))} in {sides.base.label} and "
+                    f"{tuple(other.shape(name))} in {other.label}: not a sibling"
+                )
+
+
+def check_finite(sides: Sides, names: Sequence[str], progress: Progress | None = None) -> None:
+    """Raise `AnalysisError` naming a tensor that holds a NaN or an infinity, before any work is done."""
+    read = [tensors for tensors in (sides.base, sides.tuned, sides.master) if tensors is not None]
+    total = sum(tensors.shape(name).numel() for tensors in read for name in names)
+    done = 0
+    for tensors in read:
+        spans = ((name, *span) for name in names for span in pieces(tensors.shape(name).numel()))
+        for (name, start, stop), finite in for_each(spans, lambda span: _finite(tensors, span)):  # noqa: B023
+            if not finite:
+                raise AnalysisError(
+                    f"{name} of {tensors.label} is not finite: leave it out with --exclude, or mend the "
+                    "checkpoint"
+                )
+            done += stop - start
+            if progress is not None:
+                progress("looking for NaN", done, total)
+
+
+def _finite(tensors: Tensors, span: tuple[str, int, int]) -> bool:
+    values = tensors.flat(*span)
+    values = values.float() if values.dtype.itemsize == 1 else values
+    return bool(torch.isfinite(values).all())
+
+
+def check_device(device: str) -> None:
+    """Raise `AnalysisError` where torch cannot use a device."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AnalysisError(
+            f"the device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu, or "
+            "leave --device out"
+        ) from error
+
+
+def request_of(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
+    """Return what a kept part of the work must have been asked for to be used: JSON."""
+    request: dict[str, Any] = {
+        "version": sparseopd.__version__,
+        "settings": _plain(asdict(settings)),
+    }
+    for side in ("base", "tuned", "master"):
+        tensors = getattr(sides, side)
+        request[side] = None if tensors is None else tensors.label
+        request[f"{side} files"] = [] if tensors is None else _files(tensors)
+    return request
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+    }
+
+
+def _files(tensors: Tensors) -> list[list[Any]]:
+    """Names, sizes and times of a folder's weights: whether it is still what it was."""
+    if tensors.folder is None:
+        return []
+    files = sorted(tensors.folder.glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

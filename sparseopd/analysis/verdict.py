@@ -1,0 +1,154 @@
+"""Does a figure differ from its nulls? A test over matrices, with correction for many figures.
+
+In each matrix the observed figure is compared with the mean of its draws, as a share of that mean; how
+far draws stray is pooled over all matrices, so that a few draws of each are enough (N matrices and D draws
+give N·(D - 1) degrees of freedom, and an update of the null's making a t of that many). Small
+differences that are significant for the sheer number of coordinates are not called differences: they must
+also be `MATERIAL`. The whole model is judged by every figure, each module by the main ones, so that
+structure in a few of them is not lost in the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from sparseopd.analysis.nulls import KINDS
+
+SIGNIFICANT = 0.01
+"""Of all figures together (Holm 1979)."""
+MATERIAL = 0.02
+"""Least difference, as a share of the null's figure; of what is nearer, 0 or 1, for shares."""
+SPARSITY = ("share_zero", "share_le_", "share_lt_", "share_unchanged_", "coordinate_energy_")
+SPECTRUM = (
+    "stable_rank",
+    "entropy_effective_rank",
+    "numerical_rank_",
+    "svd_energy_",
+    "spectral_norm",
+)
+GEOMETRY = ("projection_energy_", "subspace_rotation_", "spectral_drift", "coverage_")
+FAMILIES = {"sparsity": SPARSITY, "spectrum": SPECTRUM, "geometry": GEOMETRY}
+
+MAIN = (
+    *("share_zero", "share_le_1e-5", "share_le_1e-4", "coordinate_energy_top_1pct"),
+    *("stable_rank", "svd_energy_top1", "svd_energy_top16"),
+    *("projection_energy_10pct", "coverage_principal_10pct_alpha_0"),
+    "coverage_low_magnitude_10pct_alpha_0",
+)
+"""Figures that modules are judged by."""
+
+Row = dict[str, Any]
+Verdict = dict[str, Any]
+
+
+def family_of(figure: str) -> str | None:
+    """Return "sparsity", "spectrum" or "geometry"; None for norms, which the nulls share by design."""
+    return next((name for name, starts in FAMILIES.items() if figure.startswith(starts)), None)
+
+
+def verdicts(
+    rows: Sequence[Row], whole: dict[str, Any], modules: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Verdict], dict[str, dict[str, Verdict]]]:
+    """Judge the whole model by every figure that has nulls, and each module by `MAIN`.
+
+    A verdict is {"family", "whole": what `whole` calls the figure, "observed", "structure": bool, and for
+    each null {"mean", "sd", "t", "p": corrected, "differs": bool}}. `structure` is what rounding cannot
+    explain: of sparsity, a difference from the gaussian null, since shuffling keeps all values; of
+    spectrum and geometry, a difference in the same direction from both.
+    """
+    judged = [row for row in rows if row["planar"]] or list(rows)
+    names = dict.fromkeys(name for row in judged for name in row["observed"] if family_of(name))
+    of_whole = _judged(names, judged, whole)
+    of_modules = {
+        module: _judged(MAIN, [row for row in judged if row["module"] == module], sides)
+        for module, sides in modules.items()
+    }
+    every = [*of_whole.items(), *(item for found in of_modules.values() for item in found.items())]
+    _correct([seen[kind] for _, seen in every for kind in KINDS])
+    for name, seen in every:
+        _conclude(name, seen)
+    return of_whole, {module: found for module, found in of_modules.items() if found}
+
+
+def difference(observed: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
+    """Return t and its two-sided p that observed (N,) is of the making of the draws (N, D).
+
+    p is 1 where there is one draw alone; t is infinite where draws are all equal and the observed is not.
+    """
+    parts, draws = drawn.shape
+    middle = drawn.mean(1)
+    scale = np.where(middle == 0, 1.0, np.abs(middle))
+    apart = float(((observed - middle) / scale).mean())
+    freedom = parts * (draws - 1)
+    if not freedom or not apart:
+        return 0.0, 1.0
+    stray = float(np.square((drawn - middle[:, None]) / scale[:, None]).sum() / freedom) ** 0.5
+    if not stray:
+        return float(np.copysign(np.inf, apart)), 0.0
+    t = apart / (stray * ((1 + 1 / draws) / parts) ** 0.5)
+    return t, float(2 * student.sf(abs(t), freedom))
+
+
+def _judged(names: Iterable[str], rows: Sequence[Row], sides: dict[str, Any]) -> dict[str, Verdict]:
+    found = {name: _seen(name, rows, sides) for name in names}
+    return {name: seen for name, seen in found.items() if seen is not None}
+
+
+def _seen(name: str, rows: Sequence[Row], sides: dict[str, Any]) -> Verdict | None:
+    shown = _whole_name(name)
+    observed = sides["observed"].get(shown)
+    if observed is None or any(shown not in sides[kind] for kind in KINDS):
+        return None
+    seen: Verdict = {"family": family_of(name), "whole": shown, "observed": observed}
+    for kind in KINDS:
+        own, drawn = [], []
+        for row in rows:
+            value, values = row["observed"].get(name), row[kind].get(name, [None])
+            if value is not None and None not in values:
+                own.append(value)
+                drawn.append(values)
+        t, p = difference(np.array(own), np.array(drawn)) if own else (0.0, 1.0)
+        seen[kind] = {**sides[kind][shown], "t": t if np.isfinite(t) else None, "p": p}
+    return seen
+
+
+def _conclude(name: str, seen: Verdict) -> None:
+    for kind in KINDS:
+        null = seen[kind]
+        material = _material(name, seen["observed"], null["mean"])
+        null["differs"] = null["p"] < SIGNIFICANT and material
+    seen["structure"] = _structure(seen)
+
+
+def _whole_name(name: str) -> str:
+    """Return what the whole model calls a part's figure."""
+    if name.startswith("share_"):
+        return name
+    return f"{name}_pooled" if name.startswith("coordinate_energy_") else f"median_{name}"
+
+
+def _correct(nulls: Sequence[dict[str, Any]]) -> None:
+    """Multiply p by how many remain, from the smallest on, never less than the one before (Holm)."""
+    worst = 0.0
+    for place, null in enumerate(sorted(nulls, key=lambda null: null["p"])):
+        worst = max(worst, min(1.0, null["p"] * (len(nulls) - place)))
+        null["p"] = worst
+
+
+def _material(name: str, observed: float, null: float) -> bool:
+    scale = abs(null)
+    if name.startswith(("share_", "coverage_", "coordinate_energy_", "svd_energy_", "projection_")):
+        scale = min(scale, abs(1 - null))
+    return abs(observed - null) > MATERIAL * scale
+
+
+def _structure(seen: Verdict) -> bool:
+    gaussian, shuffled = seen["gaussian"], seen["shuffled"]
+    if seen["family"] == "sparsity":
+        return gaussian["differs"]
+    same = (seen["observed"] - gaussian["mean"]) * (seen["observed"] - shuffled["mean"]) > 0
+    return gaussian["differs"] and shuffled["differs"] and same
