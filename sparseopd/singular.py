@@ -62,7 +62,7 @@ def decompose(matrix: Tensor, count: int = 0, seed: int = 0) -> Singular:
         return Singular(_roots(torch.linalg.eigvalsh(gram(matrix))))
     squares, vectors = torch.linalg.eigh(gram(matrix))
     values, right = _roots(squares), vectors[:, -count:].flip(1)
-    return Singular(values, _carried(matrix, right, values[:count]), right)
+    return Singular(values, _carried(matrix, right), right)
 
 
 def gram(matrix: Tensor) -> Tensor:
@@ -91,9 +91,10 @@ def _roots(squares: Tensor) -> Tensor:
     return squares.clamp_min(0).sqrt().flip(0)
 
 
-def _carried(matrix: Tensor, right: Tensor, values: Tensor) -> Tensor:
-    """The left vectors Av/σ; zero where σ is."""
-    return product(matrix, right) / values.clamp_min(torch.finfo(torch.float64).tiny)
+def _carried(matrix: Tensor, right: Tensor) -> Tensor:
+    """The left vectors Av/σ, whose columns are orthogonal; QR fills in others where σ is nothing."""
+    left, upper = torch.linalg.qr(product(matrix, right))
+    return left * torch.where(upper.diagonal() < 0, -1.0, 1.0)
 
 
 def _randomized(matrix: Tensor, count: int, seed: int) -> Singular:

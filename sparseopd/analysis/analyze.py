@@ -63,7 +63,7 @@ def analyze(
     settings = settings.resolved(sum(part.is_matrix for part in parts))
     request = request_of(sides, settings)
     sums = Sums() if folder is None else Sums.load(folder, request)
-    check_finite(sides, names, progress)
+    check_finite(sides, names, settings, progress)
     done = {row["name"] for row in sums.rows}
     report = _Report(progress, parts, sides, done)
     left = [part for part in _by_size(parts) if part.name not in done]

@@ -39,7 +39,7 @@ def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: floa
         base=sides.base.label,
         tuned=sides.tuned.label,
         master=master,
-        dtypes=_dtypes(sums.rows, sides),
+        dtypes=_dtypes(sums.rows),
         settings={**asdict(settings), "version": sparseopd.__version__},
         whole=whole,
         groups=groups,
@@ -52,13 +52,10 @@ def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: floa
     )
 
 
-def _dtypes(rows: Sequence[dict[str, Any]], sides: Sides) -> dict[str, Any]:
-    stored = {side: sorted({row["stored"][side] for row in rows}) for side in ("base", "tuned")}
-    if sides.master is not None:
-        names = sides.base.keys()
-        stored["master"] = sorted({str(sides.master.dtype(name))[6:] for name in names})
+def _dtypes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    sides = dict.fromkeys(side for row in rows for side in row["stored"])
     return {
-        "stored": stored,
+        "stored": {side: sorted({row["stored"][side] for row in rows}) for side in sides},
         "compared": sorted({row["compared"] for row in rows}),
         "summed": "float64",
         "spectra": "float64 (Gram matrices)",

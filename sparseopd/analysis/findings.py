@@ -85,12 +85,14 @@ def findings(
     """Return the conclusion, most important first."""
     if not any(row["observed"]["delta_fro"] for row in rows):
         return ["The two checkpoints are equal as compared: there is no update to look at."]
+    matrices = [row for row in rows if len(row["shape"]) == 2]
+    if matrices and not any(row["observed"]["delta_fro"] for row in matrices):
+        return ["No matrix moved: the update lies in vectors alone, such as norms and biases."]
     if not draws:
         return ["No null was drawn, so nothing here tells structure from rounding."]
-    matrices = sum(len(row["shape"]) == 2 for row in rows)
-    if max(1, matrices) * (draws - 1) < FEWEST:
+    if max(1, len(matrices)) * (draws - 1) < FEWEST:
         return [
-            f"{draws} draws of each null for {matrices} matrices cannot say how far a null strays: "
+            f"{draws} draws of each null for {len(matrices)} matrices cannot say how far a null strays: "
             "raise --draws."
         ]
     found = [told for headline in HEADLINES if (told := _of_whole(headline, whole))]

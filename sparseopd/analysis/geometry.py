@@ -48,9 +48,9 @@ def geometry(values: Values, marks: Landmarks, seed: int = 0) -> dict[str, float
         for rank, count in counts.items():
             figures[f"subspace_rotation_{rank}pct"] = _rotation(before.left, after.left, count)
         figures |= _projections(values, before, counts)
-        if before.error is None:
-            apart = float((after.values - before.values).norm())
-            figures["spectral_drift"] = apart / float(before.values.norm())
+        whole = float(before.values.norm())
+        if before.error is None and whole:
+            figures["spectral_drift"] = float((after.values - before.values).norm()) / whole
     return figures | coverage(values, marks.code)
 
 

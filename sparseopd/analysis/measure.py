@@ -59,7 +59,7 @@ class _Found:
 def measure(part: Part, sides: Sides, settings: AnalysisSettings) -> Measured:
     """Measure a part, whose weights are finite."""
     before, after, master = _read(part, sides, settings.device)
-    dtype = _dtype(before, after, settings)
+    dtype = dtype_of(before.dtype, after.dtype, settings)
     values = compare(before, after, dtype)
     marks = landmarks(values.before, settings.seed) if part.is_matrix else None
     found = {"observed": [_find(values, marks, settings)]}
@@ -81,7 +81,7 @@ def measure(part: Part, sides: Sides, settings: AnalysisSettings) -> Measured:
             found[kind].append(_find(drawn, marks, settings))
             if kind == "gaussian" and number == 0:
                 joints[kind] = joint(drawn)
-    row = _described(part, before, after, dtype) | {
+    row = _described(part, (before, after, master), dtype) | {
         side: _row(side, of) for side, of in found.items()
     }
     row["curve"] = {side: _mean([one.curve for one in of]) for side, of in found.items() if of}
@@ -93,10 +93,11 @@ def _read(part: Part, sides: Sides, device: str) -> tuple[Tensor, Tensor, Tensor
     return part.read(sides.base).to(device), part.read(sides.tuned).to(device), master
 
 
-def _dtype(before: Tensor, after: Tensor, settings: AnalysisSettings) -> torch.dtype:
+def dtype_of(before: torch.dtype, after: torch.dtype, settings: AnalysisSettings) -> torch.dtype:
+    """Return what a part is compared in, from what both sides are stored in."""
     if settings.dtype is not None:
         return getattr(torch, settings.dtype)
-    return compared_dtype(before.dtype, after.dtype)
+    return compared_dtype(before, after)
 
 
 def _widened(before: Tensor, after: Tensor, dtype: torch.dtype) -> bool:
@@ -155,10 +156,16 @@ def _row(side: str, found: list[_Found]) -> Mapping[str, Any]:
     return found[0].figures
 
 
-def _described(part: Part, before: Tensor, after: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+def _described(
+    part: Part, sides: tuple[Tensor, Tensor, Tensor | None], dtype: torch.dtype
+) -> dict[str, Any]:
     described = asdict(part)
     kept = ("name", "layer", "module", "block", "planar")
-    stored = {"base": str(before.dtype)[6:], "tuned": str(after.dtype)[6:]}
+    stored = {
+        side: str(values.dtype)[6:]
+        for side, values in zip(("base", "tuned", "master"), sides, strict=True)
+        if values is not None
+    }
     return {key: described[key] for key in kept} | {
         "shape": list(part.shape),
         "numel": part.numel,

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparseopd.analysis.values import Values, compare, moved
+from sparseopd.analysis.values import Values, compare, moved, norm
 
 KINDS = ("shuffled", "gaussian")
 SAMPLE = 1 << 16
 """Coordinates on which the noise is scaled before it is scaled on all."""
-HALVINGS = 18
-"""Of the range of scales, 2¹⁰ wide, in logarithms: 4e-5 of the scale is left."""
+REACH = 15
+"""Octaves above the rounded update's own size at which noise is looked for: most of it may be absorbed."""
+HALVINGS = 20
+"""Of the range of scales, 2²⁰ wide, in logarithms: 1e-5 of the scale is left."""
 REFINEMENTS = 2
 
 
@@ -57,9 +59,9 @@ def draws(kind: str, name: str, known: Known, count: int, seed: int) -> Iterator
             continue
         noise = torch.randn(known.change.shape, generator=generator).to(known.change.device)
         if known.exact:
-            yield _added(known, noise.mul_(known.norm / float(noise.norm())))
+            yield _added(known, noise.mul_(known.norm / norm(noise)))
         else:
-            start = start or _scale_on_sample(known, noise)
+            start = start or _start(known, noise)
             yield _scaled(known, noise, *start)
 
 
@@ -70,34 +72,42 @@ def _added(known: Known, change: Tensor) -> Values:
 def _scaled(known: Known, noise: Tensor, scale: float, power: float) -> Values:
     """Noise that has the wanted norm once rounded, from a scale near it and the norm's power of it."""
     for _ in range(REFINEMENTS):
-        norm = _added(known, noise * scale).norm
-        if norm:
-            scale *= (known.norm / norm) ** (1 / power)
+        found = _added(known, noise * scale).norm
+        if found:
+            scale *= (known.norm / found) ** (1 / power)
     return _added(known, noise.mul_(scale))
 
 
-def _scale_on_sample(known: Known, noise: Tensor) -> tuple[float, float]:
+def _start(known: Known, noise: Tensor) -> tuple[float, float]:
+    """A scale near the wanted norm: from a sample, or from all where so few move that it holds none."""
+    stride = max(1, noise.numel() // SAMPLE)
+    scale, power = _bisected(known, noise, stride)
+    found = _added(known, noise * scale).norm
+    if stride == 1 or 0.5 < found / known.norm < 2:
+        return scale, power
+    return _bisected(known, noise, 1)
+
+
+def _bisected(known: Known, noise: Tensor, stride: int) -> tuple[float, float]:
     """The scale at which rounded noise has the wanted norm, and d log norm / d log scale there.
 
     The power is far above 1 where most of the noise is lost in rounding, and 1 where none is.
     """
-    numel = known.change.numel()
-    stride = max(1, numel // SAMPLE)
+    numel, dtype = noise.numel(), known.values.dtype
     weight, sample = known.weight.flatten()[::stride], noise.flatten()[::stride]
     whole = (numel / sample.numel()) ** 0.5
-    dtype = known.values.dtype
 
-    def norm(logarithm: float) -> float:
+    def reached(logarithm: float) -> float:
         after = weight + sample * math.exp(logarithm)
         return compare(weight, after, dtype).norm * whole
 
     middle = math.log(known.norm / numel**0.5)
-    low, high = middle - 5 * math.log(2), middle + 5 * math.log(2)
+    low, high = middle - 5 * math.log(2), middle + REACH * math.log(2)
     for _ in range(HALVINGS):
         half = (low + high) / 2
-        low, high = (half, high) if norm(half) < known.norm else (low, half)
-    at, step = (low + high) / 2, 0.05
-    below, above = norm(at - step), norm(at + step)
+        low, high = (half, high) if reached(half) < known.norm else (low, half)
+    at, step = high, 0.05
+    below, above = reached(at - step), reached(at + step)
     power = math.log(above / below) / (2 * step) if 0 < below < above else 1.0
     return math.exp(at), max(1.0, power)
 

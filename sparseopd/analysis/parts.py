@@ -131,7 +131,7 @@ def _cuts(module: str, rows: int, columns: int, config: dict[str, Any]) -> list[
 
 
 def _gate_and_up(rows: int, columns: int, config: dict[str, Any]) -> list[_Cut]:
-    inner = {config.get("intermediate_size"), config.get("moe_intermediate_size")}
+    inner = _sizes(config, "intermediate_size", "moe_intermediate_size")
     axes = [axis for axis, size in enumerate((rows, columns)) if size / 2 in inner]
     if len(axes) != 1:
         return []
@@ -140,9 +140,11 @@ def _gate_and_up(rows: int, columns: int, config: dict[str, Any]) -> list[_Cut]:
 
 
 def _query_key_value(rows: int, columns: int, config: dict[str, Any]) -> list[_Cut]:
-    heads = config.get("num_attention_heads") or 0
-    groups = config.get("num_key_value_heads") or heads
-    each = config.get("head_dim") or (config.get("hidden_size") or 0) // max(1, heads)
+    heads, groups, each, hidden = (
+        next(iter(_sizes(config, name)), 0)
+        for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
+    )
+    groups, each = groups or heads, each or hidden // max(1, heads)
     if heads and rows == (heads + 2 * groups) * each:
         return _consecutive(0, {"q": heads * each, "k": groups * each, "v": groups * each})
     if rows == 3 * columns:
@@ -150,6 +152,12 @@ def _query_key_value(rows: int, columns: int, config: dict[str, Any]) -> list[_C
     if columns == 3 * rows:  # GPT-2 stores its weights transposed
         return _consecutive(1, dict.fromkeys("qkv", rows))
     return []
+
+
+def _sizes(config: dict[str, Any], *names: str) -> list[int]:
+    """The positive integers that a config has under some names."""
+    values = [config.get(name) for name in names]
+    return [value for value in values if isinstance(value, int) and value > 0]
 
 
 def _consecutive(axis: int, sizes: dict[str, int]) -> list[_Cut]:
@@ -175,4 +183,5 @@ def _config(folder: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     text = config.get("text_config", config) if isinstance(config, dict) else {}
-    return text if isinstance(text, dict) else {}
+    found = text if isinstance(text, dict) else {}
+    return {key: value for key, value in found.items() if isinstance(value, (int, str))}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import sparseopd
-from sparseopd.analysis.measure import Sides
+from sparseopd.analysis.measure import Sides, dtype_of
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AnalysisError
@@ -19,6 +19,8 @@ from sparseopd.pairs.tensors import Tensors, pieces
 
 def check_siblings(sides: Sides, names: Sequence[str]) -> None:
     """Raise `AnalysisError` unless all sides hold tensors of these names, in the same shapes."""
+    if not any(sides.base.shape(name).numel() for name in names):
+        raise AnalysisError(f"{sides.base.label} has no weights to look at: all are empty")
     for other in (sides.tuned, sides.master):
         if other is None:
             continue
@@ -35,28 +37,35 @@ def check_siblings(sides: Sides, names: Sequence[str]) -> None:
                 )
 
 
-def check_finite(sides: Sides, names: Sequence[str], progress: Progress | None = None) -> None:
-    """Raise `AnalysisError` naming a tensor that holds a NaN or an infinity, before any work is done."""
+def check_finite(
+    sides: Sides, names: Sequence[str], settings: AnalysisSettings, progress: Progress | None = None
+) -> None:
+    """Raise `AnalysisError` naming a tensor with a NaN or an infinity, as stored or once rounded."""
+    dtypes = {
+        name: dtype_of(sides.base.dtype(name), sides.tuned.dtype(name), settings) for name in names
+    }
     read = [tensors for tensors in (sides.base, sides.tuned, sides.master) if tensors is not None]
-    total = sum(tensors.shape(name).numel() for tensors in read for name in names)
-    done = 0
-    for tensors in read:
-        spans = ((name, *span) for name in names for span in pieces(tensors.shape(name).numel()))
-        for (name, start, stop), finite in for_each(spans, lambda span: _finite(tensors, span)):  # noqa: B023
-            if not finite:
-                raise AnalysisError(
-                    f"{name} of {tensors.label} is not finite: leave it out with --exclude, or mend the "
-                    "checkpoint"
-                )
-            done += stop - start
-            if progress is not None:
-                progress("looking for NaN", done, total)
+    spans = [
+        (tensors, name, start, stop)
+        for tensors in read
+        for name in names
+        for start, stop in pieces(tensors.shape(name).numel())
+    ]
+    done, total = 0, sum(stop - start for _, _, start, stop in spans)
 
+    def finite(span: tuple[Tensors, str, int, int]) -> bool:
+        tensors, name, start, stop = span
+        return bool(torch.isfinite(tensors.flat(name, start, stop).to(dtypes[name])).all())
 
-def _finite(tensors: Tensors, span: tuple[str, int, int]) -> bool:
-    values = tensors.flat(*span)
-    values = values.float() if values.dtype.itemsize == 1 else values
-    return bool(torch.isfinite(values).all())
+    for (tensors, name, start, stop), good in for_each(spans, finite):
+        if not good:
+            raise AnalysisError(
+                f"{name} of {tensors.label} is not finite in {str(dtypes[name])[6:]}: leave it out with "
+                "--exclude, compare in another --dtype, or mend the checkpoint"
+            )
+        done += stop - start
+        if progress is not None:
+            progress("looking for NaN", done, total)
 
 
 def check_device(device: str) -> None:

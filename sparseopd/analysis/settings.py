@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from sparseopd.errors import AnalysisError
 from sparseopd.ranges import Dtype
@@ -30,6 +31,8 @@ class AnalysisSettings:
     """Tensors to look at: blocks or shell patterns (masks.scope); all by default."""
 
     def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in get_args(Dtype):
+            raise AnalysisError(f"dtype is {self.dtype}: give {', '.join(get_args(Dtype))}")
         if self.draws is not None and not 0 <= self.draws <= 1000:
             raise AnalysisError(f"draws is {self.draws}: give 0 (no nulls) to 1000")
         if not 0 <= self.seed < 2**31:

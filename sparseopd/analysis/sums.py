@@ -33,14 +33,22 @@ class Sums:
     joint: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, measured: Measured) -> None:
-        """Take in a part."""
-        self.rows.append(measured.row)
-        for side, draws in measured.pooled.items():
-            held = self.pooled.get(side)
-            added = draws if held is None else [a + b for a, b in zip(held, draws, strict=True)]
-            self.pooled[side] = added
-        for side, counts in measured.joint.items():
-            self.joint[side] = counts if side not in self.joint else self.joint[side] + counts
+        """Take in a part: wholly or, where Ctrl-C comes in between, not at all."""
+        pooled = {
+            side: [a + b for a, b in zip(self.pooled[side], draws, strict=True)]
+            if side in self.pooled
+            else draws
+            for side, draws in measured.pooled.items()
+        }
+        joint = {
+            side: self.joint[side] + counts if side in self.joint else counts
+            for side, counts in measured.joint.items()
+        }
+        self.__dict__.update(
+            rows=[*self.rows, measured.row],
+            pooled=self.pooled | pooled,
+            joint=self.joint | joint,
+        )
 
     def save(self, folder: Path, request: dict[str, Any]) -> None:
         """Keep them, beside what was asked for."""

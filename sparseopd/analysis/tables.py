@@ -28,8 +28,8 @@ Lines = Iterable[Sequence[Any]]
 """The heading, then the rows."""
 
 SIDES = ("observed", "master", *(f"{kind}_{part}" for kind in KINDS for part in ("mean", "sd")))
-JUDGED = (*(f"{kind}_{part}" for kind in KINDS for part in ("t", "p", "differs")), "structure")
-"""Of the verdict: t is empty where it is infinite, p is corrected for all that is judged."""
+JUDGED = (*(f"{kind}_{part}" for kind in KINDS for part in ("z", "p", "differs")), "structure")
+"""Of the verdict: z is the joint deviate, p is corrected for all that is judged."""
 PART = ("name", "layer", "module", "block", "shape", "numel")
 
 
@@ -151,7 +151,7 @@ def _sides(sides: dict[str, Any], figure: str) -> list[Any]:
 def _judged(seen: Verdict | None) -> list[Any]:
     if seen is None:
         return [None] * len(JUDGED)
-    parts = [seen[kind][part] for kind in KINDS for part in ("t", "p", "differs")]
+    parts = [seen[kind][part] for kind in KINDS for part in ("z", "p", "differs")]
     return [*parts, seen["structure"]]
 
 

@@ -50,7 +50,15 @@ class Values:
     @cached_property
     def base_norm(self) -> float:
         """‖W‖_F, summed in float64."""
-        return float(self.before.square().sum(dtype=torch.float64)) ** 0.5
+        return norm(self.before)
+
+
+def norm(values: Tensor) -> float:
+    """Return the root of Σx², summed in float64; float32 would lose the squares of small numbers."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if not largest:
+        return 0.0
+    return largest * float((values / largest).square_().sum(dtype=torch.float64)) ** 0.5
 
 
 def compare(before: Tensor, after: Tensor, dtype: torch.dtype) -> Values:

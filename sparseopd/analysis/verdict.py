@@ -1,11 +1,12 @@
 """Does a figure differ from its nulls? A test over matrices, with correction for many figures.
 
-In each matrix the observed figure is compared with the mean of its draws, as a share of that mean; how
-far draws stray is pooled over all matrices, so that a few draws of each are enough (N matrices and D draws
-give N·(D - 1) degrees of freedom, and an update of the null's making a t of that many). Small
-differences that are significant for the sheer number of coordinates are not called differences: they must
-also be `MATERIAL`. The whole model is judged by every figure, each module by the main ones, so that
-structure in a few of them is not lost in the rest.
+In each matrix the observed figure is set against its draws by a t test of its own (D - 1 degrees of
+freedom), on a scale where its spread is even: arcsine roots of shares, cube roots of the rest, which
+makes squares of normal numbers nearly normal (Wilson and Hilferty 1931). The p of all matrices are then
+joined as normal deviates (Stouffer), so that a few draws of each are enough, and no matrix is assumed to
+stray as far as another. Small differences that are significant for the sheer number of coordinates are not
+called differences: they must also be `MATERIAL`. The whole model is judged by every figure, each module
+by the main ones, so that structure in a few of them is not lost in the rest.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from sparseopd.analysis.nulls import KINDS
 
 SIGNIFICANT = 0.01
 """Of all figures together (Holm 1979)."""
-MATERIAL = 0.02
+MATERIAL = 0.05
 """Least difference, as a share of the null's figure; of what is nearer, 0 or 1, for shares."""
+TRACE = 1e-3
+"""Least difference of shares of coordinates: a tenth of a point."""
 SPARSITY = ("share_zero", "share_le_", "share_lt_", "share_unchanged_", "coordinate_energy_")
 SPECTRUM = (
     "stable_rank",
@@ -31,6 +35,10 @@ SPECTRUM = (
     "spectral_norm",
 )
 GEOMETRY = ("projection_energy_", "subspace_rotation_", "spectral_drift", "coverage_")
+COUNTED = ("share_", "coverage_")
+"""Shares of coordinates, counted one by one."""
+FARTHEST = 30.0
+"""Deviates beyond which p has no more digits."""
 FAMILIES = {"sparsity": SPARSITY, "spectrum": SPECTRUM, "geometry": GEOMETRY}
 
 MAIN = (
@@ -56,7 +64,7 @@ def verdicts(
     """Judge the whole model by every figure that has nulls, and each module by `MAIN`.
 
     A verdict is {"family", "whole": what `whole` calls the figure, "observed", "structure": bool, and for
-    each null {"mean", "sd", "t", "p": corrected, "differs": bool}}. `structure` is what rounding cannot
+    each null {"mean", "sd", "z", "p": corrected, "differs": bool}}. `structure` is what rounding cannot
     explain: of sparsity, a difference from the gaussian null, since shuffling keeps all values; of
     spectrum and geometry, a difference in the same direction from both.
     """
@@ -74,23 +82,49 @@ def verdicts(
     return of_whole, {module: found for module, found in of_modules.items() if found}
 
 
-def difference(observed: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
-    """Return t and its two-sided p that observed (N,) is of the making of the draws (N, D).
+def difference(
+    observed: np.ndarray, drawn: np.ndarray, least: np.ndarray | float = 0.0
+) -> tuple[float, float]:
+    """Return z and its two-sided p that observed (N,) is of the making of the draws (N, D).
 
-    p is 1 where there is one draw alone; t is infinite where draws are all equal and the observed is not.
+    `least` (N,) is how far draws stray at least, where that is known. Without it, draws that are all equal
+    say no more of another value than that it lies beyond D others. p is 1 for less than two draws.
     """
-    parts, draws = drawn.shape
-    middle = drawn.mean(1)
-    scale = np.where(middle == 0, 1.0, np.abs(middle))
-    apart = float(((observed - middle) / scale).mean())
-    freedom = parts * (draws - 1)
-    if not freedom or not apart:
+    draws = drawn.shape[1]
+    if draws < 2:
         return 0.0, 1.0
-    stray = float(np.square((drawn - middle[:, None]) / scale[:, None]).sum() / freedom) ** 0.5
-    if not stray:
-        return float(np.copysign(np.inf, apart)), 0.0
-    t = apart / (stray * ((1 + 1 / draws) / parts) ** 0.5)
-    return t, float(2 * student.sf(abs(t), freedom))
+    apart = observed - drawn.mean(1)
+    stray = np.maximum(drawn.std(1, ddof=1), least)
+    beyond = np.full(len(apart), 1 / (draws + 1))
+    tested = stray > 0
+    t = np.abs(apart[tested]) / (stray[tested] * (1 + 1 / draws) ** 0.5)
+    beyond[tested] = student.sf(t, draws - 1)
+    told = tested | (apart != 0)
+    if not told.any():
+        return 0.0, 1.0
+    deviates = np.sign(apart) * np.minimum(norm.isf(beyond), FARTHEST)
+    z = float(deviates[told].sum() / told.sum() ** 0.5)
+    return z, float(2 * norm.sf(abs(z)))
+
+
+def even(name: str, values: np.ndarray) -> np.ndarray:
+    """Return a figure's values (…) on a scale where they stray evenly."""
+    if name.startswith(COUNTED):
+        return np.arcsin(np.sqrt(np.clip(values, 0, 1)))
+    return values if name.startswith("numerical_rank_") else np.cbrt(values)
+
+
+def least_stray(name: str, row: Row) -> float:
+    """Return how far an even figure of a row strays at least: what it is counted in allows no less."""
+    if name.startswith("numerical_rank_"):
+        return 0.5
+    if not name.startswith(COUNTED):
+        return 0.0
+    counted = row["numel"]
+    if name.startswith("coverage_"):
+        alone = "share_zero" if name.endswith("alpha_0") else "share_le_1e-5_exact"
+        counted *= 1 - (row["observed"].get(alone) or 0.0)
+    return 0.5 / max(1.0, counted) ** 0.5
 
 
 def _judged(names: Iterable[str], rows: Sequence[Row], sides: dict[str, Any]) -> dict[str, Verdict]:
@@ -105,14 +139,19 @@ def _seen(name: str, rows: Sequence[Row], sides: dict[str, Any]) -> Verdict | No
         return None
     seen: Verdict = {"family": family_of(name), "whole": shown, "observed": observed}
     for kind in KINDS:
-        own, drawn = [], []
+        own, drawn, least = [], [], []
         for row in rows:
             value, values = row["observed"].get(name), row[kind].get(name, [None])
             if value is not None and None not in values:
                 own.append(value)
                 drawn.append(values)
-        t, p = difference(np.array(own), np.array(drawn)) if own else (0.0, 1.0)
-        seen[kind] = {**sides[kind][shown], "t": t if np.isfinite(t) else None, "p": p}
+                least.append(least_stray(name, row))
+        z, p = 0.0, 1.0
+        if own:
+            z, p = difference(
+                even(name, np.array(own)), even(name, np.array(drawn)), np.array(least)
+            )
+        seen[kind] = {**sides[kind][shown], "z": z, "p": p}
     return seen
 
 
@@ -140,10 +179,12 @@ def _correct(nulls: Sequence[dict[str, Any]]) -> None:
 
 
 def _material(name: str, observed: float, null: float) -> bool:
-    scale = abs(null)
-    if name.startswith(("share_", "coverage_", "coordinate_energy_", "svd_energy_", "projection_")):
+    scale, trace = abs(null), 0.0
+    if name.startswith((*COUNTED, "coordinate_energy_", "svd_energy_", "projection_")):
         scale = min(scale, abs(1 - null))
-    return abs(observed - null) > MATERIAL * scale
+    if name.startswith(COUNTED):
+        trace = TRACE
+    return abs(observed - null) > max(MATERIAL * scale, trace)
 
 
 def _structure(seen: Verdict) -> bool:

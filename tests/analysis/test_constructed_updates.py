@@ -99,9 +99,9 @@ UPDATES = {
 @pytest.mark.parametrize("kind", UPDATES)
 def test_structure_is_found(kind: str, count: int) -> None:
     update, opening = UPDATES[kind]
-    for dtype in (FP32, BF16) if count < 20 else (BF16,):
-        found = findings(count, dtype, 1, update)
-        assert any(sentence.startswith(opening) for sentence in found), (dtype, found)
+    dtype = (FP32, BF16)[(list(UPDATES).index(kind) + [1, 4, 20].index(count)) % 2]
+    found = findings(count, dtype, 1, update)
+    assert any(sentence.startswith(opening) for sentence in found), found
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16])
@@ -129,10 +129,10 @@ def test_equal_checkpoints_have_no_update() -> None:
     assert "are equal" in analyzed(base, dict(base)).findings[0]
 
 
-@pytest.mark.parametrize(("draws", "says"), [(0, "No null was drawn"), (1, "One draw")])
+@pytest.mark.parametrize(("draws", "says"), [(0, "No null was drawn"), (1, "cannot say how far")])
 def test_too_few_draws_claim_nothing(draws: int, says: str) -> None:
     base = weights(1, FP32, 1)
     tuned = {name: weight + sparse(weight, 1) for name, weight in base.items()}
     found = analyzed(base, tuned, draws=draws)
-    assert found.findings[0].startswith(says)
+    assert says in found.findings[0]
     assert not any(seen["structure"] for seen in found.verdicts.values())

@@ -64,7 +64,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("configured"), {"x": torch.zeros(1)}, config)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(name=names, shape=shapes, with_config=st.booleans())
 def test_parts_hold_every_coordinate_once(
     configured: Path, name: str, shape: tuple[int, ...], with_config: bool

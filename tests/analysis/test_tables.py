@@ -53,7 +53,7 @@ def test_verdicts_stand_beside_what_they_judge(folder: Path) -> None:
     assert (
         row["family"] == "spectrum" and row["structure"] == "true" == str(seen["structure"]).lower()
     )
-    assert number(row["gaussian_t"]) == seen["gaussian"]["t"]
+    assert number(row["gaussian_z"]) == seen["gaussian"]["z"]
     assert number(row["shuffled_p"]) == seen["shuffled"]["p"]
     assert listed["relative_norm"]["structure"] == listed["relative_norm"]["family"] == ""
 
