@@ -16,6 +16,8 @@ EXACT = 4096
 """Largest min(d) whose spectrum is computed exactly, as in the paper's scripts."""
 ROWS = 2048
 """Rows worked on at once in float64: an embedding is much taller than wide."""
+COLUMNS = 256
+"""Columns of a Gram matrix computed at once."""
 POWERS = 2
 """Power iterations of the randomized range finder (Halko et al. 2011, algorithm 4.4)."""
 OVERSAMPLING = 16
@@ -71,8 +73,10 @@ def gram(matrix: Tensor) -> Tensor:
     total = torch.zeros(size, size, dtype=torch.float64, device=matrix.device)
     for rows in row_blocks(matrix):
         block = matrix[rows].double()
-        total += block.T @ block
-    return total
+        for start in range(0, size, COLUMNS):  # what is below the diagonal need not be computed
+            stop = start + COLUMNS
+            total[start:stop, start:] += block[:, start:stop].T @ block[:, start:]
+    return total.triu() + total.triu(1).T
 
 
 def row_blocks(matrix: Tensor) -> Iterator[slice]:

@@ -7,14 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from sparseopd.analysis.sparsity import edges
+from sparseopd.analysis.sparsity import parted
 from sparseopd.analysis.values import Values
+from sparseopd.pairs.tensors import PIECE
 from sparseopd.singular import Singular, row_blocks
 
 RANKS = (1, 5, 10, 20)
 """Percent: of min(d) for subspaces, of the coordinates for masks."""
 ALPHAS = ("0", "1e-5")
 """A coordinate moved if |Δ| > α."""
+CODES = 256
+"""What `regions` can say of a coordinate."""
 TIES_OF_TORCH = 1 << 24
 """Up to so many coordinates, equal ones are chosen as `torch.topk` does, as the paper's scripts do; beyond,
 where it would take 16 bytes a coordinate, the first of them in order."""
@@ -42,11 +45,9 @@ def coverage(values: Values, code: Tensor) -> dict[str, float | None]:
     `nonprincipal_or_low` is the union of the coordinates off the principal mask and the small ones.
     """
     figures: dict[str, float | None] = {}
-    size = values.size.flatten()
-    for alpha in ALPHAS:
-        moved = code[size > float(alpha)]
-        counts = torch.bincount(moved, minlength=256).cpu()
-        codes = torch.arange(256)
+    codes = torch.arange(CODES)
+    for alpha, counts in _moved(values, code).items():
+        moved = int(counts.sum())
         for place, rank in enumerate(RANKS):
             principal, low = codes >> place & 1 == 1, codes >> (4 + place) & 1 == 1
             for kind, chosen in (
@@ -54,9 +55,21 @@ def coverage(values: Values, code: Tensor) -> dict[str, float | None]:
                 ("low_magnitude", low),
                 ("nonprincipal_or_low", ~principal | low),
             ):
-                share = int(counts[chosen].sum()) / moved.numel() if moved.numel() else None
+                share = int(counts[chosen].sum()) / moved if moved else None
                 figures[f"coverage_{kind}_{rank}pct_alpha_{alpha}"] = share
     return figures
+
+
+def _moved(values: Values, code: Tensor) -> dict[str, Tensor]:
+    """For every α, how many coordinates with |Δ| > α have each code: int64 (CODES,)."""
+    passed = torch.zeros((len(ALPHAS) + 1) * CODES, dtype=torch.int64, device=code.device)
+    for size, codes in zip(values.size.flatten().split(PIECE), code.split(PIECE), strict=True):
+        place = codes.int()
+        for alpha in ALPHAS:  # ascending: a coordinate is counted by how many it is above
+            place.add_(size > float(alpha), alpha=CODES)
+        passed += torch.bincount(place, minlength=len(passed))
+    above = passed.view(-1, CODES).flip(0).cumsum(0).flip(0).cpu()
+    return {alpha: above[place] for place, alpha in enumerate(ALPHAS, 1)}
 
 
 def subspace_size(shape: torch.Size, rank: float) -> int:
@@ -66,7 +79,7 @@ def subspace_size(shape: torch.Size, rank: float) -> int:
 
 def largest(values: Tensor, count: int) -> Tensor:
     """Return which of values (n,) are the `count` largest: bool (n,), exactly so many."""
-    edge = edges(values, [count])[0]
+    edge = parted(values, [count])[-count]
     chosen = values >= edge
     if int(torch.count_nonzero(chosen)) == count:
         return chosen

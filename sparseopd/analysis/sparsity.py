@@ -53,24 +53,18 @@ def coordinate_energy(values: Values) -> dict[str, float | None]:
     if not values.energy:
         return dict.fromkeys(names)
     counts = [math.ceil(percent / 100 * values.change.numel()) for percent in TOP]
-    squares = values.squares.flatten()
-    found = {}
-    for name, count, edge in zip(names, counts, edges(squares, counts), strict=True):
-        above = squares[squares > edge]
-        held = float(above.sum(dtype=torch.float64)) + (count - above.numel()) * edge
-        found[name] = held / values.energy
-    return found
+    ordered = parted(values.squares.flatten(), counts)
+    return {
+        name: float(ordered[-count:].sum(dtype=torch.float64)) / values.energy
+        for name, count in zip(names, counts, strict=True)
+    }
 
 
-def edges(values: Tensor, counts: Sequence[int]) -> list[float]:
-    """Return the count-th largest of values (n,), for every count."""
-    numel = values.numel()
+def parted(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return values (n,) in an order in which, for every count, the last so many are the largest."""
     if values.device.type != "cpu":
-        ordered = values.sort().values
-        return [float(ordered[numel - count]) for count in counts]
-    places = [numel - count for count in counts]
-    parted = np.partition(values.numpy(), places)
-    return [float(parted[place]) for place in places]
+        return values.sort().values
+    return torch.from_numpy(np.partition(values.numpy(), [len(values) - count for count in counts]))
 
 
 def _share(flags: Tensor) -> float:

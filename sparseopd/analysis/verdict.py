@@ -15,8 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtr
 
 from sparseopd.analysis.nulls import KINDS
 
@@ -98,13 +97,13 @@ def difference(
     beyond = np.full(len(apart), 1 / (draws + 1))
     tested = stray > 0
     t = np.abs(apart[tested]) / (stray[tested] * (1 + 1 / draws) ** 0.5)
-    beyond[tested] = student.sf(t, draws - 1)
+    beyond[tested] = stdtr(draws - 1, -t)
     told = tested | (apart != 0)
     if not told.any():
         return 0.0, 1.0
-    deviates = np.sign(apart) * np.minimum(norm.isf(beyond), FARTHEST)
+    deviates = np.sign(apart) * np.minimum(-ndtri(beyond), FARTHEST)
     z = float(deviates[told].sum() / told.sum() ** 0.5)
-    return z, float(2 * norm.sf(abs(z)))
+    return z, float(2 * ndtr(-abs(z)))
 
 
 def even(name: str, values: np.ndarray) -> np.ndarray:
