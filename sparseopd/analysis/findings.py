@@ -95,7 +95,7 @@ def findings(
             f"{draws} draws of each null for {len(matrices)} matrices cannot say how far a null strays: "
             "raise --draws."
         ]
-    found = [told for headline in HEADLINES if (told := _of_whole(headline, whole))]
+    found = [told for headline in HEADLINES if (told := _of_whole(headline, whole, modules))]
     found += [told for headline in HEADLINES if (told := _of_modules(headline, whole, modules))]
     others = [name for name, seen in whole.items() if seen["structure"]]
     if not found and others:
@@ -106,15 +106,21 @@ def findings(
     ]
 
 
-def _of_whole(headline: Headline, verdicts: dict[str, Verdict]) -> str | None:
-    name, seen = _shown(headline, verdicts)
+def _of_whole(
+    headline: Headline, whole: dict[str, Verdict], modules: dict[str, dict[str, Verdict]]
+) -> str | None:
+    """Tell of the whole, and where it comes from if few modules show it by themselves."""
+    name, seen = _shown(headline, whole)
     if seen is None:
         return None
     nulls = f"{_percent(seen['gaussian']['mean'])} for dense noise"
     if seen["family"] != "sparsity":
         nulls += f", {_percent(seen['shuffled']['mean'])} shuffled"
     opening = headline.more if _rises(seen) else headline.less
-    return f"{opening}: {_percent(seen['observed'])} {headline.figures[name]} ({nulls})."
+    alike = [module for module, verdicts in modules.items() if _shown(headline, verdicts)[1]]
+    few = 2 * len(alike) < len(modules)
+    alone = f" Modules that show it by themselves: {', '.join(alike)}." if alike and few else ""
+    return f"{opening}: {_percent(seen['observed'])} {headline.figures[name]} ({nulls}).{alone}"
 
 
 def _of_modules(

@@ -4,7 +4,8 @@ In each matrix the observed figure is set against its draws by a t test of its o
 freedom), on a scale where its spread is even: arcsine roots of shares, cube roots of the rest, which
 makes squares of normal numbers nearly normal (Wilson and Hilferty 1931). The p of all matrices are then
 joined as normal deviates (Stouffer), so that a few draws of each are enough, and no matrix is assumed to
-stray as far as another. Small differences that are significant for the sheer number of coordinates are not
+stray as far as another. The figure of all of them together is set against its draws likewise, since a few
+matrices may move it alone; the smaller p counts, doubled. Small differences that are significant for the sheer number of coordinates are not
 called differences: they must also be `MATERIAL`. The whole model is judged by every figure, each module
 by the main ones, so that structure in a few of them is not lost in the rest.
 """
@@ -150,8 +151,22 @@ def _seen(name: str, rows: Sequence[Row], sides: dict[str, Any]) -> Verdict | No
             z, p = difference(
                 even(name, np.array(own)), even(name, np.array(drawn)), np.array(least)
             )
+        p = min(
+            1.0, 2 * min(p, _p_together(observed, **sides[kind][shown], draws=_draws(rows, kind)))
+        )
         seen[kind] = {**sides[kind][shown], "z": z, "p": p}
     return seen
+
+
+def _p_together(observed: float, mean: float, sd: float, draws: int) -> float:
+    """The p of the combined figure among combined draws: few matrices may move it far by themselves."""
+    if draws < 2 or not sd:
+        return 1.0
+    return float(2 * stdtr(draws - 1, -abs(observed - mean) / (sd * (1 + 1 / draws) ** 0.5)))
+
+
+def _draws(rows: Sequence[Row], kind: str) -> int:
+    return max((len(values) for row in rows for values in row[kind].values()), default=0)
 
 
 def _conclude(name: str, seen: Verdict) -> None:

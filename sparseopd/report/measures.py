@@ -12,9 +12,9 @@ from sparseopd.analysis import Analysis
 from sparseopd.report import words
 from sparseopd.report.words import MISSING, show
 
-BEYOND, DIFFERS, ALIKE = "beyond rounding", "differs", "as null"
+BEYOND, DIFFERS, SOMEWHERE, ALIKE = "beyond rounding", "differs", "some modules", "as null"
 """What a figure is judged: structure that no null has; apart from dense noise, but not from what the
-sizes of the changes give wherever they are; what dense noise gives."""
+sizes of the changes give wherever they are; structure in some modules alone; what dense noise gives."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,15 @@ def verdict(analysis: Analysis, figure: str) -> str:
     if seen["structure"]:
         return BEYOND
     # Shuffled, a rounded update is rounded twice: noise itself is apart from that.
-    return DIFFERS if seen["gaussian"]["differs"] else ALIKE
+    if seen["gaussian"]["differs"]:
+        return DIFFERS
+    own = (verdicts.get(_part(figure)) for verdicts in analysis.module_verdicts.values())
+    return SOMEWHERE if any(one and one["structure"] for one in own) else ALIKE
+
+
+def _part(figure: str) -> str:
+    """What a part calls a figure of the whole."""
+    return figure.removeprefix("median_").removesuffix("_pooled")
 
 
 def extent(analysis: Analysis) -> str:
