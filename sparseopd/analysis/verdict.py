@@ -4,8 +4,8 @@ In each matrix the observed figure is set against its draws by a t test of its o
 freedom), on a scale where its spread is even: arcsine roots of shares, cube roots of the rest, which
 makes squares of normal numbers nearly normal (Wilson and Hilferty 1931). The p of all matrices are then
 joined as normal deviates (Stouffer), so that a few draws of each are enough, and no matrix is assumed to
-stray as far as another. The figure of all of them together is set against its draws likewise, since a few
-matrices may move it alone; the smaller p counts, doubled. Small differences that are significant for the sheer number of coordinates are not
+stray as far as another. Their weighted mean is set against its draws likewise (Welch), since a few matrices
+may move it alone; the smaller p counts, doubled. Small differences that are significant for the sheer number of coordinates are not
 called differences: they must also be `MATERIAL`. The whole model is judged by every figure, each module
 by the main ones, so that structure in a few of them is not lost in the rest.
 """
@@ -35,6 +35,8 @@ SPECTRUM = (
     "spectral_norm",
 )
 GEOMETRY = ("projection_energy_", "subspace_rotation_", "spectral_drift", "coverage_")
+ROUNDING = 1e-6
+"""Least difference of other shares: all energy in as many directions as there are is all of it, or nearly."""
 COUNTED = ("share_", "coverage_")
 """Shares of coordinates, counted one by one."""
 FARTHEST = 30.0
@@ -139,34 +141,47 @@ def _seen(name: str, rows: Sequence[Row], sides: dict[str, Any]) -> Verdict | No
         return None
     seen: Verdict = {"family": family_of(name), "whole": shown, "observed": observed}
     for kind in KINDS:
-        own, drawn, least = [], [], []
-        for row in rows:
-            value, values = row["observed"].get(name), row[kind].get(name, [None])
-            if value is not None and None not in values:
-                own.append(value)
-                drawn.append(values)
-                least.append(least_stray(name, row))
-        z, p = 0.0, 1.0
-        if own:
-            z, p = difference(
-                even(name, np.array(own)), even(name, np.array(drawn)), np.array(least)
-            )
-        p = min(
-            1.0, 2 * min(p, _p_together(observed, **sides[kind][shown], draws=_draws(rows, kind)))
-        )
-        seen[kind] = {**sides[kind][shown], "z": z, "p": p}
+        seen[kind] = {**sides[kind][shown], **_tested(name, rows, kind)}
     return seen
 
 
-def _p_together(observed: float, mean: float, sd: float, draws: int) -> float:
-    """The p of the combined figure among combined draws: few matrices may move it far by themselves."""
-    if draws < 2 or not sd:
+def _tested(name: str, rows: Sequence[Row], kind: str) -> dict[str, float]:
+    """z over matrices, and the smaller of both p, doubled."""
+    known = [
+        row
+        for row in rows
+        if row["observed"].get(name) is not None and None not in row[kind].get(name, [None])
+    ]
+    if not known:
+        return {"z": 0.0, "p": 1.0}
+    observed = np.array([row["observed"][name] for row in known])
+    drawn = np.array([row[kind][name] for row in known])
+    least = np.array([least_stray(name, row) for row in known])
+    z, p = difference(even(name, observed), even(name, drawn), least)
+    weights = np.array([_weight(name, row) for row in known], dtype=np.float64)
+    return {"z": z, "p": min(1.0, 2 * min(p, weighted_p(observed, drawn, weights)))}
+
+
+def weighted_p(observed: np.ndarray, drawn: np.ndarray, weights: np.ndarray) -> float:
+    """Return the two-sided p of Σw(observed - drawn) over parts (N,), each with its own spread.
+
+    Few parts may move a mean that most leave alone. Degrees of freedom after Welch and Satterthwaite.
+    """
+    draws = drawn.shape[1]
+    if draws < 2:
         return 1.0
-    return float(2 * stdtr(draws - 1, -abs(observed - mean) / (sd * (1 + 1 / draws) ** 0.5)))
+    variances = np.square(weights) * drawn.var(1, ddof=1) * (1 + 1 / draws)
+    total = float(variances.sum())
+    if not total:
+        return 1.0
+    freedom = total**2 * (draws - 1) / float(np.square(variances).sum())
+    apart = float((weights * (observed - drawn.mean(1))).sum())
+    return float(2 * stdtr(freedom, -abs(apart) / total**0.5))
 
 
-def _draws(rows: Sequence[Row], kind: str) -> int:
-    return max((len(values) for row in rows for values in row[kind].values()), default=0)
+def _weight(name: str, row: Row) -> float:
+    """What a part counts for in the mean of all: its coordinates, or of energies its own energy."""
+    return row["observed"]["delta_fro"] ** 2 if name.startswith("coordinate_") else row["numel"]
 
 
 def _conclude(name: str, seen: Verdict) -> None:
@@ -195,7 +210,7 @@ def _correct(nulls: Sequence[dict[str, Any]]) -> None:
 def _material(name: str, observed: float, null: float) -> bool:
     scale, trace = abs(null), 0.0
     if name.startswith((*COUNTED, "coordinate_energy_", "svd_energy_", "projection_")):
-        scale = min(scale, abs(1 - null))
+        scale, trace = min(scale, abs(1 - null)), ROUNDING
     if name.startswith(COUNTED):
         trace = TRACE
     return abs(observed - null) > max(MATERIAL * scale, trace)
