@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sparseopd.artifacts import folder_written_whole
 from sparseopd.errors import PairError, RunFolderError
 from sparseopd.masks import Mask
 from sparseopd.pairs import open_tensors
@@ -22,22 +21,33 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def save_checkpoint(
     student: PreTrainedModel, processor: Processor, folder: Path, dtype: torch.dtype
 ) -> None:
-    """Write the student, cast to `dtype`, as a Hugging Face folder; whole or not at all.
+    """Write the student as a Hugging Face folder in `dtype`, whole or not at all, and leave it as it is.
 
-    The model itself is cast. Raises `RunFolderError` with the operating system's reason.
+    Weights of another dtype are cast one by one, so that memory holds one copy of them, on the CPU.
+    Raises `RunFolderError` with the operating system's reason.
     """
-    temporary = folder.with_name(f".{folder.name}.part")
+    held = student.config.dtype
     try:
-        student.to(dtype)  # pyright: ignore[reportArgumentType]
-        student.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-        os.replace(temporary, folder)
-    except (OSError, SafetensorError) as error:
+        with folder_written_whole(folder) as temporary:
+            student.save_pretrained(temporary, state_dict=_cast(student, dtype))
+            student.config.dtype = dtype  # what was written names the dtype the student is held in
+            student.config.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+    except SafetensorError as error:
         raise RunFolderError(f"cannot write the checkpoint {folder}: {error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        student.config.dtype = held
+
+
+def _cast(student: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the state of a student on the CPU; what shares its storage still does."""
+    cast: dict[int, Tensor] = {}
+    state = student.state_dict(keep_vars=True)
+    for value in state.values():
+        if id(value) not in cast:
+            wanted = dtype if value.is_floating_point() else value.dtype
+            cast[id(value)] = value.detach().to("cpu", wanted)
+    return {name: cast[id(value)] for name, value in state.items()}
 
 
 def checkpoint_bytes(student: nn.Module, dtype: torch.dtype) -> int:

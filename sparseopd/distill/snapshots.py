@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
-from sparseopd.artifacts import RunDir, folder_written_whole
+from sparseopd.artifacts import RunDir
 from sparseopd.distill import processes
+from sparseopd.distill.checkpoint import save_checkpoint
 from sparseopd.distill.prepare import Prepared
-from sparseopd.errors import RunFolderError
-from sparseopd.pairs.loading import Processor
 
 
 class Snapshots(TrainerCallback):
@@ -47,36 +42,4 @@ class Snapshots(TrainerCallback):
             self._run.snapshots.mkdir(exist_ok=True)
             known = self._prepared
             folder = self._run.kept_weights(state.global_step)
-            save_snapshot(known.student, known.processor, folder, known.stored_dtype)
-
-
-def save_snapshot(
-    student: PreTrainedModel, processor: Processor, folder: Path, dtype: torch.dtype
-) -> None:
-    """Write what `checkpoint.save_checkpoint` writes, whole or not at all, and leave the student as it is.
-
-    Weights of another dtype are cast one by one, so that memory holds one copy of them, on the CPU.
-    Raises `RunFolderError` with the operating system's reason.
-    """
-    held = student.config.dtype
-    try:
-        with folder_written_whole(folder) as temporary:
-            student.save_pretrained(temporary, state_dict=_cast(student, dtype))
-            student.config.dtype = dtype  # what was written names the dtype the student is held in
-            student.config.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-    except SafetensorError as error:
-        raise RunFolderError(f"cannot write the snapshot {folder}: {error}") from error
-    finally:
-        student.config.dtype = held
-
-
-def _cast(student: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the state of a student on the CPU; what shares its storage still does."""
-    cast: dict[int, Tensor] = {}
-    state = student.state_dict(keep_vars=True)
-    for value in state.values():
-        if id(value) not in cast:
-            wanted = dtype if value.is_floating_point() else value.dtype
-            cast[id(value)] = value.detach().to("cpu", wanted)
-    return {name: cast[id(value)] for name, value in state.items()}
+            save_checkpoint(known.student, known.processor, folder, known.stored_dtype)

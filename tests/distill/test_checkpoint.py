@@ -54,9 +54,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     model = make_qwen3()
     monkeypatch.setattr(type(model), "save_pretrained", full)
     processor = load_processor(Model(path="bundled:tiny-arithmetic/student"))
-    with pytest.raises(
-        RunFolderError, match=r"cannot write the checkpoint .*No space left on device"
-    ):
+    with pytest.raises(RunFolderError, match=r"cannot write .*checkpoint.*No space left on device"):
         save_checkpoint(model, processor, tmp_path / "checkpoint", torch.float32)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,7 @@ from sparseopd.artifacts import RunDir
 from sparseopd.cli import app
 from sparseopd.distill import resume, train
 from sparseopd.distill.checkpoint import save_checkpoint
-from sparseopd.distill.snapshots import Snapshots, save_snapshot
+from sparseopd.distill.snapshots import Snapshots
 from sparseopd.distill.trainer import OPDTrainer
 from sparseopd.errors import RecipeError, RunFolderError
 from sparseopd.feasibility.disk import find_disk
@@ -144,12 +144,13 @@ def test_the_student_stays_as_it_is(kind: str, dtype: torch.dtype, tmp_path: Pat
     student = MODELS[kind]().train()
     before = copy.deepcopy(student)
     state = torch.get_rng_state()
-    save_snapshot(student, processor(), tmp_path / "snapshot", dtype)
+    save_checkpoint(student, processor(), tmp_path / "snapshot", dtype)
     assert torch.equal(torch.get_rng_state(), state)
     assert student.training and student.config.dtype == before.config.dtype
     for one, other in zip(student.parameters(), before.parameters(), strict=True):
         assert one.dtype == torch.float32 and torch.equal(one, other)
-    save_checkpoint(before, processor(), tmp_path / "checkpoint", dtype)
+    before.to(dtype).save_pretrained(tmp_path / "checkpoint")
+    processor().save_pretrained(tmp_path / "checkpoint")
     assert files(tmp_path / "snapshot") == files(tmp_path / "checkpoint")
 
 
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_nothing_behind(
     held = student.config.dtype
     monkeypatch.setattr(Qwen3ForCausalLM, "save_pretrained", full)
     with pytest.raises(RunFolderError, match=r"cannot write .*step-1: .*No space left"):
-        save_snapshot(student, processor(), tmp_path / "step-1", torch.bfloat16)
+        save_checkpoint(student, processor(), tmp_path / "step-1", torch.bfloat16)
     assert list(tmp_path.iterdir()) == [] and student.config.dtype == held
 
 
