@@ -19,6 +19,7 @@ from typing import Any
 from sparseopd.analysis import Analysis, AnalysisSettings, analyze
 from sparseopd.analysis.comparison import Comparisons, compare_supports
 from sparseopd.analysis.course import course, write_course
+from sparseopd.analysis.request import plain
 from sparseopd.analysis.sums import PARTIAL
 from sparseopd.analysis.tables import write_tables
 from sparseopd.artifacts import Progress, RunDir, write_json
@@ -190,20 +191,13 @@ def _finished(
 ) -> Analysis:
     """Return what an interrupted call found, if that is what is asked for now."""
     asked = settings.resolved(found.whole["matrices"])
-    same = all(
-        found.settings[key] in (value, _plain(value)) for key, value in asdict(asked).items()
-    )
+    same = plain(asdict(asked)).items() <= found.settings.items()
     if (found.base, found.tuned) != (base, tuned.path) or not same:
         raise RunFolderError(
             f"{folder} holds an analysis of {found.base} and {found.tuned}, or with other settings: "
             "give another folder with -o"
         )
     return found
-
-
-def _plain(value: Any) -> Any:
-    """What JSON makes of a tuple."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _write(outcome: Outcome, folder: Path, command: str) -> None:

@@ -16,7 +16,13 @@ from sparseopd.analysis.allocator import share_one_arena
 from sparseopd.analysis.assemble import assemble
 from sparseopd.analysis.measure import Measured, Sides, measure
 from sparseopd.analysis.parts import Part, parts_of
-from sparseopd.analysis.request import check_device, check_finite, check_siblings, request_of
+from sparseopd.analysis.request import (
+    check_device,
+    check_finite,
+    check_master,
+    check_siblings,
+    request_of,
+)
 from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.sums import Sums, forget
@@ -49,6 +55,7 @@ def analyze(
             `tuned` itself is stored wider than it is compared, it is its own master.
         settings: dtype, draws of the nulls, seed, device, scope.
         folder: where finished parts are kept, so that an interrupted analysis goes on; it must exist.
+            Models in memory are not recognised again, so nothing of theirs is kept.
         progress: called with the bytes of parts finished.
 
     Raises `AnalysisError` where the checkpoints are no siblings, or a weight is not finite.
@@ -64,8 +71,11 @@ def analyze(
     parts = parts_of(sides.base, [name for name in names if sides.base.shape(name).numel()])
     settings = settings.resolved(sum(part.is_matrix for part in parts))
     request = request_of(sides, settings)
+    if sides.base.folder is None or sides.tuned.folder is None:
+        folder = None
     sums = Sums() if folder is None else Sums.load(folder, request)
     check_finite(sides, names, settings, progress)
+    check_master(sides, names, settings)
     done = {row["name"] for row in sums.rows}
     report = _Report(progress, parts, sides, done)
     left = [part for part in _by_size(parts) if part.name not in done]

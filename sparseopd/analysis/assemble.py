@@ -15,10 +15,12 @@ from sparseopd.analysis.findings import findings
 from sparseopd.analysis.measure import Sides
 from sparseopd.analysis.nulls import KINDS
 from sparseopd.analysis.pooled import half_octave
+from sparseopd.analysis.request import plain
 from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.sums import Sums
 from sparseopd.analysis.verdict import verdicts
+from sparseopd.singular import EXACT
 
 
 def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: float) -> Analysis:
@@ -40,25 +42,38 @@ def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: floa
         tuned=sides.tuned.label,
         master=master,
         dtypes=_dtypes(sums.rows),
-        settings={**asdict(settings), "version": sparseopd.__version__},
+        settings={**plain(asdict(settings)), "version": sparseopd.__version__},
         whole=whole,
         groups=groups,
         tensors=sums.rows,
         verdicts=judged,
         module_verdicts=by_module,
-        findings=findings(judged, by_module, sums.rows, settings.draws or 0),
+        findings=findings(judged, by_module, sums.rows, settings.draws or 0) + _left_out(sides),
         joint=_joint(sums.joint),
         seconds=seconds,
     )
 
 
+def _left_out(sides: Sides) -> list[str]:
+    """A sentence on tensors that the base does not have."""
+    known = set(sides.base.keys())
+    more = [name for name in sides.tuned.keys() if name not in known]
+    if not more:
+        return []
+    return [
+        f"Left out: {len(more)} tensors that {sides.base.label} does not have, such as {more[0]}."
+    ]
+
+
 def _dtypes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sides = dict.fromkeys(side for row in rows for side in row["stored"])
+    randomized = any("spectrum_error" in row["observed"] for row in rows)
     return {
         "stored": {side: sorted({row["stored"][side] for row in rows}) for side in sides},
         "compared": sorted({row["compared"] for row in rows}),
         "summed": "float64",
-        "spectra": "float64 (Gram matrices)",
+        "spectra": "float64 (Gram matrices)"
+        + (f", float32 randomized beyond {EXACT}" if randomized else ""),
     }
 
 

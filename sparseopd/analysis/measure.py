@@ -63,8 +63,8 @@ def measure(part: Part, sides: Sides, settings: AnalysisSettings) -> Measured:
     values = compare(before, after, dtype)
     marks = landmarks(values.before, settings.seed) if part.is_matrix else None
     found = {"observed": [_find(values, marks, settings)]}
-    wide = master if master is not None else after
-    known_before = master is not None or _widened(before, wide, dtype)
+    wide = master if master is not None else after  # which may hold more than it is compared in
+    known_before = master is not None or wide.dtype.itemsize > dtype.itemsize
     exact = compare(before.float(), wide.float(), torch.float32) if known_before else None
     if exact is not None:
         own = marks if torch.equal(exact.before, values.before) else None
@@ -98,11 +98,6 @@ def dtype_of(before: torch.dtype, after: torch.dtype, settings: AnalysisSettings
     if settings.dtype is not None:
         return getattr(torch, settings.dtype)
     return compared_dtype(before, after)
-
-
-def _widened(before: Tensor, after: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the tuned side holds more than the compared dtype can: then it is a master itself."""
-    return after.dtype.itemsize > dtype.itemsize
 
 
 def _drawn(kind: str, part: Part, known: Known, values: Values, settings: AnalysisSettings) -> Any:

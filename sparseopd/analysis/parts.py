@@ -22,9 +22,9 @@ from sparseopd.pairs.tensors import Tensors
 from sparseopd.singular import as_matrices, is_matrix
 
 _GATE_UP = ("gate_up_proj", "gate_and_up_proj")
-_QKV = ("qkv_proj", "qkv", "Wqkv", "c_attn", "in_proj")
-_INTERLEAVED = ("gpt_oss",)
-"""Model types whose fused gate and up alternate, so that no slice holds one of them."""
+_QKV = ("qkv_proj", "qkv", "Wqkv", "c_attn")
+_INTERLEAVED = ("gpt_oss", "codegen", "gpt_bigcode", "gpt_neox", "bloom", "falcon")
+"""Model types that fuse in turns, row by row or head by head, so that no slice holds one projection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,9 @@ def _cuts(module: str, rows: int, columns: int, config: dict[str, Any]) -> list[
     """How a fused matrix is cut; the whole of it where it is none, or cannot be told apart."""
     kind = module.removeprefix("vision.")
     found: list[_Cut] = []
-    if kind in _GATE_UP and config.get("model_type") not in _INTERLEAVED:
+    if config.get("model_type") in _INTERLEAVED:
+        found = []
+    elif kind in _GATE_UP:
         found = _gate_and_up(rows, columns, config)
     elif kind in _QKV:
         found = _query_key_value(rows, columns, {} if kind != module else config)

@@ -68,6 +68,32 @@ def check_finite(
             progress("looking for NaN", done, total)
 
 
+def check_master(sides: Sides, names: Sequence[str], settings: AnalysisSettings) -> None:
+    """Raise `AnalysisError` unless the master is wider than what is compared, and rounds to it.
+
+    Stochastic rounding is allowed for: each weight may lie a unit in the last place away.
+    """
+    master = sides.master
+    if master is None:
+        return
+    for name in names:
+        dtype = dtype_of(sides.base.dtype(name), sides.tuned.dtype(name), settings)
+        if master.dtype(name).itemsize <= dtype.itemsize:
+            raise AnalysisError(
+                f"{name} of {master.label} is {str(master.dtype(name))[6:]}, no wider than the "
+                f"{str(dtype)[6:]} that is compared: give the weights before rounding"
+            )
+        for start, stop in pieces(sides.base.shape(name).numel()):
+            exact = master.flat(name, start, stop).float()
+            rounded = sides.tuned.flat(name, start, stop).to(dtype).float()
+            close = torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).tiny
+            if bool(((rounded - exact).abs() > close).any()):
+                raise AnalysisError(
+                    f"{name} of {master.label} does not round to that of {sides.tuned.label}: give "
+                    "the same weights before rounding"
+                )
+
+
 def check_device(device: str) -> None:
     """Raise `AnalysisError` where torch cannot use a device."""
     try:
@@ -83,7 +109,7 @@ def request_of(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
     """Return what a kept part of the work must have been asked for to be used: JSON."""
     request: dict[str, Any] = {
         "version": sparseopd.__version__,
-        "settings": _plain(asdict(settings)),
+        "settings": plain(asdict(settings)),
     }
     for side in ("base", "tuned", "master"):
         tensors = getattr(sides, side)
@@ -92,7 +118,8 @@ def request_of(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
     return request
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON gives them back."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
     }

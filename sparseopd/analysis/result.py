@@ -31,7 +31,7 @@ class Analysis:
     dtypes: dict[str, Any]
     """"stored": {"base", "tuned", "master": lists}, "compared": list, "summed", "spectra"."""
     settings: dict[str, Any]
-    """draws, seed, device, include, exclude, version."""
+    """AnalysisSettings, draws decided, and the version."""
     whole: dict[str, Any]
     """Sides of the whole model. Nulls hold {"mean", "sd"} of each figure over the draws."""
     groups: dict[str, dict[str, dict[str, Any]]]

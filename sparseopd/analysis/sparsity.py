@@ -24,7 +24,7 @@ def sparsity(values: Values) -> dict[str, float | None]:
     """Return shares of coordinates 0…1, norms, and the energy of the largest coordinates.
 
     `share_le_τ` compares in the compared dtype, τ rounded to it, as torch does when a script writes
-    `delta.abs() <= 1e-5`; `share_le_τ_exact` takes τ as it is. They differ by the coordinates between
+    `delta.abs() <= 1e-5`; `share_le_τ_exact` takes τ in float32. They differ by the coordinates between
     τ and its rounding. Energies are None where nothing moved.
     """
     numel, size = values.change.numel(), values.size

@@ -28,8 +28,9 @@ def spectrum(values: Values, singular: Singular) -> dict[str, float | None]:
     figures: dict[str, float | None] = dict.fromkeys(names)
     figures |= {"spectral_norm": first, "stable_rank": energy / first**2}
     cumulative = sigma.square().cumsum(0)
+    whole = float(cumulative[-1]) if singular.error is None else energy
     for count in TOP:
-        figures[f"svd_energy_top{count}"] = float(cumulative[min(count, len(sigma)) - 1]) / energy
+        figures[f"svd_energy_top{count}"] = float(cumulative[min(count, len(sigma)) - 1]) / whole
     if singular.error is not None:
         return figures | {"spectrum_error": singular.error}
     shares = sigma / sigma.sum()

@@ -141,12 +141,16 @@ def _seen(name: str, rows: Sequence[Row], sides: dict[str, Any]) -> Verdict | No
         return None
     seen: Verdict = {"family": family_of(name), "whole": shown, "observed": observed}
     for kind in KINDS:
-        seen[kind] = {**sides[kind][shown], **_tested(name, rows, kind)}
+        null = sides[kind][shown]
+        seen[kind] = {**null, **_tested(name, rows, kind, observed - null["mean"])}
     return seen
 
 
-def _tested(name: str, rows: Sequence[Row], kind: str) -> dict[str, float]:
-    """z over matrices, and the smaller of both p, doubled."""
+def _tested(name: str, rows: Sequence[Row], kind: str, apart: float) -> dict[str, float]:
+    """z over matrices, and the smaller of both p, doubled; a test that points elsewhere does not count.
+
+    `apart` is how far the figure of all lies from the null: most may point one way, and it the other.
+    """
     known = [
         row
         for row in rows
@@ -159,24 +163,27 @@ def _tested(name: str, rows: Sequence[Row], kind: str) -> dict[str, float]:
     least = np.array([least_stray(name, row) for row in known])
     z, p = difference(even(name, observed), even(name, drawn), least)
     weights = np.array([_weight(name, row) for row in known], dtype=np.float64)
-    return {"z": z, "p": min(1.0, 2 * min(p, weighted_p(observed, drawn, weights)))}
+    tests = ((z, p), weighted_difference(observed, drawn, weights))
+    return {"z": z, "p": min([1.0, *(2 * p for z, p in tests if z * apart > 0)])}
 
 
-def weighted_p(observed: np.ndarray, drawn: np.ndarray, weights: np.ndarray) -> float:
-    """Return the two-sided p of Σw(observed - drawn) over parts (N,), each with its own spread.
+def weighted_difference(
+    observed: np.ndarray, drawn: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """Return t and the two-sided p of Σw(observed - drawn) over parts (N,), each with its own spread.
 
     Few parts may move a mean that most leave alone. Degrees of freedom after Welch and Satterthwaite.
     """
     draws = drawn.shape[1]
     if draws < 2:
-        return 1.0
+        return 0.0, 1.0
     variances = np.square(weights) * drawn.var(1, ddof=1) * (1 + 1 / draws)
     total = float(variances.sum())
     if not total:
-        return 1.0
+        return 0.0, 1.0
     freedom = total**2 * (draws - 1) / float(np.square(variances).sum())
-    apart = float((weights * (observed - drawn.mean(1))).sum())
-    return float(2 * stdtr(freedom, -abs(apart) / total**0.5))
+    t = float((weights * (observed - drawn.mean(1))).sum()) / total**0.5
+    return t, float(2 * stdtr(freedom, -abs(t)))
 
 
 def _weight(name: str, row: Row) -> float:

@@ -332,3 +332,17 @@ def test_an_analysis_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     found.save(tmp_path / "analysis.json")
     read = Analysis.load(tmp_path / "analysis.json")
     assert replace(read, settings={}) == replace(found, settings={})
+
+
+@pytest.mark.parametrize(
+    ("master", "says"),
+    [
+        ({name: noise(*weight.shape, seed=9) for name, weight in TUNED.items()}, "does not round"),
+        (TUNED, "no wider than"),
+    ],
+)
+def test_a_master_that_is_not_the_tuned_one_before_rounding_is_refused(
+    master: dict[str, Tensor], says: str
+) -> None:
+    with pytest.raises(AnalysisError, match=says):
+        analyzed(BASE, TUNED, master, draws=0)
