@@ -9,7 +9,7 @@
 pair  a bf16 Qwen3 of 61 M parameters: `analyze` without and with nulls, and svd_pipeline.py, by turns;
       and the largest relative differences between the figures of both (10 minutes)
 size  `analyze` as layers of fixed shape are added, up to 502 M parameters, with a straight line through
-      the times; and as matrices widen at equal size (35 minutes, 2 GB of disk)
+      the times; and as matrices widen (17 minutes, 2 GB of disk)
 gpu   `analyze --device cuda` on the shapes of Qwen3-1.7B and Qwen3-8B (33 GB of disk)
 
 Every run is a process of its own, start and imports included; its user time and peak resident memory
@@ -67,8 +67,8 @@ class Plan:
 FULL = Plan(
     Shape(hidden=768, layers=8, intermediate=2304),
     rounds=5,
-    layers=(1, 8, 21, 43, 72),
-    widths={384: 33, 768: 8, 1152: 3, 1536: 2, 2304: 1},
+    layers=(1, 8, 24, 72),
+    widths={384: 12, 768: 3, 1536: 1},
     gpu={
         "1.7B": Shape(2048, 28, 6144, vocabulary=151_936, heads=16, kv_heads=8, head_dim=128),
         "8B": Shape(

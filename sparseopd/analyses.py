@@ -10,20 +10,26 @@ FOLDER/analysis.html       all of it, to read; written last
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sparseopd import recipe as recipes
 from sparseopd.analysis import Analysis, AnalysisSettings, analyze
 from sparseopd.analysis.comparison import Comparisons, compare_supports
-from sparseopd.analysis.course import course, write_course
-from sparseopd.analysis.request import plain
+from sparseopd.analysis.course import course, is_same, student_of, write_course
+from sparseopd.analysis.measure import Sides
+from sparseopd.analysis.parts import parts_of
+from sparseopd.analysis.request import check_siblings, request_of
 from sparseopd.analysis.sums import PARTIAL
 from sparseopd.analysis.tables import write_tables
 from sparseopd.artifacts import Progress, RunDir, write_json
 from sparseopd.errors import RequestError, RunFolderError
+from sparseopd.masks.scope import in_scope
+from sparseopd.pairs.tensors import Source, Tensors, open_tensors
 from sparseopd.report import write_analysis
 from sparseopd.report.course_figure import draw_course
 from sparseopd.report.support_figure import draw_supports
@@ -41,14 +47,14 @@ class Tuned:
     path: str
     """Its checkpoint."""
     run: RunDir | None = None
-    """The run that made it, if it is one's."""
+    """The run that made it, if it is one's and its student is the base."""
 
 
 @dataclass(frozen=True)
 class Request:
     """The checkpoints to compare."""
 
-    base: str
+    base: Source
     tuned: list[Tuned]
 
 
@@ -75,18 +81,28 @@ def find(words: Sequence[str]) -> Request:
     Raises `RequestError` where there is nothing to compare, or runs began from different students.
     """
     if words and all(RunDir.is_run(word) for word in words):
-        students = dict.fromkeys(RunDir(word).read_facts().student for word in words)
-        if len(students) > 1:
-            raise RequestError(f"the runs began from different students: {', '.join(students)}")
-        base, rest = next(iter(students)), list(words)
-    elif len(words) < 2:
+        runs = [RunDir(word) for word in words]
+        tuned = [
+            Tuned(name, _checkpoint(word), run)
+            for name, word, run in zip(_names(words), words, runs, strict=True)
+        ]
+        return Request(_common_student(runs, tuned), tuned)
+    if len(words) < 2:
         raise RequestError(
             "give the model before and after training, sparseopd analyze BASE TUNED, or a run folder"
         )
-    else:
-        base, rest = _checkpoint(words[0]), list(words[1:])
-    names = _names(rest)
-    return Request(base, [_tuned(name, word) for name, word in zip(names, rest, strict=True)])
+    base, *rest = words
+    names = zip(_names(rest), rest, strict=True)
+    return Request(_checkpoint(base), [Tuned(name, _checkpoint(word)) for name, word in names])
+
+
+def _common_student(runs: Sequence[RunDir], tuned: Sequence[Tuned]) -> Tensors:
+    """Open the student that all runs began from. Raises `RequestError` where there are several."""
+    students = [recipes.load(run.recipe).student for run in runs]
+    names = dict.fromkeys("@".join(filter(None, (one.path, one.revision))) for one in students)
+    if len(names) > 1:
+        raise RequestError(f"the runs began from different students: {', '.join(names)}")
+    return student_of(runs[0], open_tensors(tuned[0].path))
 
 
 def default_folder(request: Request) -> Path | None:
@@ -127,29 +143,40 @@ def _analysed(
     progress: Progress | None,
 ) -> Outcome:
     several = len(request.tuned) > 1
+    opened = _opened(request, master, settings)
     analyses = [
         _analysis(
-            request.base,
-            tuned,
-            None if master is None else _checkpoint(master),
+            name,
+            sides,
             settings,
-            folder / tuned.name if folder is not None and several else folder,
-            _labelled(progress, tuned.name) if several else progress,
+            folder / name if folder is not None and several else folder,
+            _labelled(progress, name) if several else progress,
         )
-        for tuned in request.tuned
+        for name, sides in opened.items()
     ]
-    paths = {tuned.name: tuned.path for tuned in request.tuned}
     compared = None
     if several:
         compared = compare_supports(
-            request.base,
-            paths,
+            next(iter(opened.values())).base,
+            {name: sides.tuned for name, sides in opened.items()},
             dtype=settings.dtype,
             include=settings.include,
             exclude=settings.exclude,
+            folder=folder,
             progress=progress,
         )
     return Outcome(analyses, compared, _over_time(request, settings, folder, progress))
+
+
+def _opened(request: Request, master: str | None, settings: AnalysisSettings) -> dict[str, Sides]:
+    """Open every update, by name; all must be siblings before the first is analysed."""
+    base = open_tensors(request.base)
+    wide = None if master is None else open_tensors(_checkpoint(master))
+    opened = {one.name: Sides(base, open_tensors(one.path), wide) for one in request.tuned}
+    names = in_scope(base.keys(), settings.include, settings.exclude)
+    for sides in opened.values():
+        check_siblings(sides, names)
+    return opened
 
 
 def _over_time(
@@ -164,38 +191,47 @@ def _over_time(
 
 
 def _analysis(
-    base: str,
-    tuned: Tuned,
-    master: str | None,
+    name: str,
+    sides: Sides,
     settings: AnalysisSettings,
     folder: Path | None,
     progress: Progress | None,
 ) -> Analysis:
     """Analyse one update, or read what an interrupted call found of it."""
+    asked = _asked(sides, settings)
     if folder is not None and (folder / RESULT).is_file():
-        return _finished(Analysis.load(folder / RESULT), base, tuned, settings, folder)
+        return _finished(folder, asked)
     if folder is not None:
         folder.mkdir(exist_ok=True)
     found = analyze(
-        base, tuned.path, master=master, settings=settings, folder=folder, progress=progress
+        sides.base,
+        sides.tuned,
+        master=sides.master,
+        settings=settings,
+        folder=folder,
+        progress=progress,
     )
-    found = replace(found, name=tuned.name)
+    found = replace(found, name=name, request=asked)
     if folder is not None:
         found.save(folder / RESULT)
         write_tables(found, folder)
     return found
 
 
-def _finished(
-    found: Analysis, base: str, tuned: Tuned, settings: AnalysisSettings, folder: Path
-) -> Analysis:
+def _asked(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
+    """Say what is asked for, as found before the work: files may change while they are read."""
+    names = in_scope(sides.base.keys(), settings.include, settings.exclude)
+    parts = parts_of(sides.base, [name for name in names if sides.base.shape(name).numel()])
+    return request_of(sides, settings.resolved(sum(part.is_matrix for part in parts)))
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> Analysis:
     """Return what an interrupted call found, if that is what is asked for now."""
-    asked = settings.resolved(found.whole["matrices"])
-    same = plain(asdict(asked)).items() <= found.settings.items()
-    if (found.base, found.tuned) != (base, tuned.path) or not same:
+    found = Analysis.load(folder / RESULT)
+    if not is_same(found.request, asked):
         raise RunFolderError(
-            f"{folder} holds an analysis of {found.base} and {found.tuned}, or with other settings: "
-            "give another folder with -o"
+            f"{folder} holds an analysis of {found.base} and {found.tuned} of other files, settings or "
+            "version than are asked for: give another folder with -o"
         )
     return found
 
@@ -214,7 +250,7 @@ def _write(outcome: Outcome, folder: Path, command: str) -> None:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make the folder before the work, and remove it where the work came to nothing.
+    """Make the folder before the work, and remove it, and those made in it, where nothing came of it.
 
     Raises `RunFolderError` if it holds a finished analysis, or what no analysis has written.
     """
@@ -223,26 +259,24 @@ def _made(folder: Path) -> Iterator[None]:
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = any(folder.iterdir())
+        others = set(folder.iterdir())
     except OSError as error:
         raise RunFolderError(f"cannot make the folder {folder}: {error.strerror}") from error
-    ours = [
-        path
-        for name in (RESULT, PARTIAL)
-        for path in (*folder.glob(name), *folder.glob(f"*/{name}"))
-    ]
-    if others and not ours:
+    if others and not kept_in(folder):
         raise RunFolderError(f"{folder} already holds files: give another folder with -o")
     try:
         yield
     finally:
-        with suppress(OSError):
-            if new:
-                folder.rmdir()  # which only an empty folder allows
+        for made in (*set(folder.glob("*")) - others, *[folder] * new):
+            with suppress(OSError):
+                made.rmdir()  # which only an empty folder allows
 
 
-def _tuned(name: str, word: str) -> Tuned:
-    return Tuned(name, _checkpoint(word), RunDir(word) if RunDir.is_run(word) else None)
+def kept_in(folder: Path) -> bool:
+    """Whether a folder, or one in it, holds an analysis or part of one, to go on from."""
+    return any(
+        any(folder.glob(pattern)) for name in (RESULT, PARTIAL) for pattern in (name, f"*/{name}")
+    )
 
 
 def _checkpoint(word: str) -> str:
@@ -258,10 +292,15 @@ def _checkpoint(word: str) -> str:
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Call updates by the ends of their paths, as long as it takes to tell them apart."""
+    """Call updates by the ends of their paths, as long as it takes to tell them apart.
+
+    Names are those of folders too, so that roots, . and .. are no part of them.
+    """
+    paths = [Path(word) for word in words]
+    ends = [[part for part in path.parts if part not in (path.anchor, "..")] for path in paths]
     for depth in range(1, 5):
-        names = ["-".join(Path(word).parts[-depth:]).replace(":", "-") for word in words]
-        if len(set(names)) == len(names):
+        names = [re.sub(r"[:/\\]", "-", "-".join(parts[-depth:])) for parts in ends]
+        if all(names) and len(set(names)) == len(names):
             return names
     return [f"update-{number}" for number in range(1, len(words) + 1)]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparseopd.console import console, live_progress, print_json, say
-from sparseopd.errors import Interrupted
+from sparseopd.errors import Interrupted, RequestError
 from sparseopd.mask_options import BLOCKS
 from sparseopd.ranges import Dtype
 
@@ -86,10 +86,15 @@ def analyze(
     json: Json = False,
 ) -> None:
     """Say where an update went: sparsity, spectra and geometry, each beside its nulls."""
-    from sparseopd.analyses import PAGE, default_folder, find, run_analyses
+    from sparseopd.analyses import PAGE, default_folder, find, kept_in, run_analyses
     from sparseopd.analysis import AnalysisSettings
+    from sparseopd.analysis.allocator import share_one_arena
     from sparseopd.report import analysis_tables
 
+    if draws is not None and not null:
+        raise RequestError(
+            f"--no-null draws nothing, so --draws {draws} is not used: give one of them"
+        )
     settings = AnalysisSettings(
         dtype=dtype,
         draws=draws if null else 0,
@@ -101,6 +106,7 @@ def analyze(
     request = find(models)
     folder = output or default_folder(request)
     command = shlex.join(["sparseopd", *sys.argv[1:]])
+    share_one_arena()
     try:
         with live_progress() as progress:
             outcome = run_analyses(
@@ -112,7 +118,7 @@ def analyze(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        if folder is None:
+        if folder is None or not kept_in(folder):
             raise
         raise Interrupted(
             f"stopped: what is finished is kept in {folder}; go on with {command}"

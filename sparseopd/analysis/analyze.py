@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from sparseopd.analysis.aggregate import ordered
-from sparseopd.analysis.allocator import share_one_arena
 from sparseopd.analysis.assemble import assemble
 from sparseopd.analysis.measure import Measured, Sides, measure
 from sparseopd.analysis.parts import Part, parts_of
@@ -62,7 +61,6 @@ def analyze(
     """
     started, settings = time.monotonic(), settings or AnalysisSettings()
     check_device(settings.device)
-    share_one_arena()
     sides = Sides(
         open_tensors(base), open_tensors(tuned), None if master is None else open_tensors(master)
     )

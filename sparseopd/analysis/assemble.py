@@ -61,19 +61,26 @@ def _left_out(sides: Sides) -> list[str]:
     if not more:
         return []
     return [
-        f"Left out: {len(more)} tensors that {sides.base.label} does not have, such as {more[0]}."
+        f"Left out, since {sides.base.label} does not have them: {more[0]} and {len(more) - 1} more."
     ]
 
 
 def _dtypes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sides = dict.fromkeys(side for row in rows for side in row["stored"])
-    randomized = any("spectrum_error" in row["observed"] for row in rows)
+    errors = [
+        value
+        for row in rows
+        for name, value in row["observed"].items()
+        if name in ("spectrum_error", "landmarks_error") and value is not None
+    ]
     return {
         "stored": {side: sorted({row["stored"][side] for row in rows}) for side in sides},
         "compared": sorted({row["compared"] for row in rows}),
         "summed": "float64",
         "spectra": "float64 (Gram matrices)"
-        + (f", float32 randomized beyond {EXACT}" if randomized else ""),
+        + (
+            f", float32 randomized beyond {EXACT}, up to {max(errors):.1g} σ₁ off" if errors else ""
+        ),
     }
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import sparseopd
 from sparseopd import recipe as recipes
 from sparseopd.analysis.analyze import analyze
+from sparseopd.analysis.measure import Sides
+from sparseopd.analysis.request import request_of
 from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.supports import Rounded, compared_dtypes, supports
@@ -63,22 +64,38 @@ def course(
         run: a run of `train`, with `train.snapshots`.
         settings: dtype, device, scope; no nulls are drawn.
         folder: where each step's analysis.json is kept, as step-N.json, so that an interrupted course
-            goes on; made if it is missing.
+            goes on; made if it is missing. One of other files or settings is made anew.
         progress: called with what is done of each step.
 
     Raises `RunFolderError` if the run kept nothing on the way, otherwise as `analyze`.
     """
     settings = replace(settings or AnalysisSettings(), draws=0)
     kept = _checkpoints(run)
-    base = _student(run, next(iter(kept.values())))
+    base = student_of(run, next(iter(kept.values())))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     rows = [
         _row(step, _analysis(base, tuned, step, settings, folder, _labelled(progress, step)))
         for step, tuned in kept.items()
     ]
-    found = _support_figures(base, kept, settings, progress)
+    found = _support_figures(base, kept, settings, folder, progress)
     return [row | more for row, more in zip(rows, found, strict=True)]
+
+
+def student_of(run: RunDir, tuned: Tensors) -> Tensors:
+    """Open the student that a run began from, in the recipe's revision.
+
+    Tensors that `tuned`, a checkpoint of the run, lacks are left out: its model class does not use them.
+    """
+    student = recipes.load(run.recipe).student
+    folder = weights_folder(student.path, student.revision)
+    return FolderTensors(folder, label=student.path, only=set(tuned.keys()))
+
+
+def is_same(known: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two requests are the same as JSON, which holds tuples as lists."""
+    one, two = (json.loads(json.dumps(dict(request))) for request in (known, asked))
+    return one == two
 
 
 def write_course(rows: Sequence[Row], folder: Path) -> None:
@@ -104,13 +121,6 @@ def _checkpoints(run: RunDir) -> dict[int, Tensors]:
     return {step: FolderTensors(folders[step]) for step in sorted(folders)}
 
 
-def _student(run: RunDir, tuned: Tensors) -> Tensors:
-    """Open the run's student, without tensors that its model class does not use and training dropped."""
-    student = recipes.load(run.recipe).student
-    folder = weights_folder(student.path, student.revision)
-    return FolderTensors(folder, label=student.path, only=set(tuned.keys()))
-
-
 def _analysis(
     base: Tensors,
     tuned: Tensors,
@@ -121,20 +131,16 @@ def _analysis(
 ) -> Analysis:
     """Analyse one step, or read what an interrupted course found of it."""
     file = None if folder is None else folder / f"step-{step}.json"
+    asked = request_of(Sides(base, tuned), settings)
     if file is not None and file.is_file():
         known = Analysis.load(file)
-        if known.tuned == tuned.label and _is_asked(known, settings):
+        if is_same(known.request, asked):
             return known
     found = analyze(base, tuned, settings=settings, folder=folder, progress=progress)
+    found = replace(found, request=asked)
     if file is not None:
         found.save(file)
     return found
-
-
-def _is_asked(known: Analysis, settings: AnalysisSettings) -> bool:
-    """Whether an analysis was made like this; JSON holds tuples as lists."""
-    wanted = json.loads(json.dumps({**asdict(settings), "version": sparseopd.__version__}))
-    return all(known.settings.get(name) == value for name, value in wanted.items())
 
 
 def _row(step: int, found: Analysis) -> Row:
@@ -148,13 +154,14 @@ def _support_figures(
     base: Tensors,
     kept: Mapping[int, Tensors],
     settings: AnalysisSettings,
+    folder: Path | None,
     progress: Progress | None,
 ) -> list[Row]:
     after = {f"step {step}": tensors for step, tensors in kept.items()}
     dtypes = compared_dtypes(
         base, list(after.values()), settings.dtype, settings.include, settings.exclude
     )
-    with supports(base, after, dtypes, progress=progress) as found:
+    with supports(base, after, dtypes, folder=folder, progress=progress) as found:
         masks = list(found.values())
         rows = overlaps(masks, Rounded(base, dtypes)) if len(masks) > 1 else {}
         densities = [mask.density() for mask in masks]

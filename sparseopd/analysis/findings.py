@@ -29,8 +29,8 @@ HEADLINES = (
             "share_zero": "of the coordinates did not move",
             "share_le_1e-4": "of the coordinates moved by no more than 1e-4",
         },
-        "Sparser than a dense update of the same norm",
-        "Less sparse than a dense update of the same norm",
+        "Sparser than dense Gaussian noise of the same norm",
+        "Less sparse than dense Gaussian noise of the same norm",
     ),
     Headline(
         {
@@ -92,7 +92,7 @@ def findings(
         return ["No null was drawn, so nothing here tells structure from rounding."]
     if max(1, len(matrices)) * (draws - 1) < FEWEST:
         return [
-            f"{draws} draws of each null for {len(matrices)} matrices cannot say how far a null strays: "
+            f"{draws} draws of each null for {_count(len(matrices), 'matrix', 'matrices')} cannot say how far a null strays: "
             "raise --draws."
         ]
     found = [told for headline in HEADLINES if (told := _of_whole(headline, whole, modules))]
@@ -101,8 +101,8 @@ def findings(
     if not found and others:
         return [f"Structure beyond rounding shows in {', '.join(others)} alone."]
     return found or [
-        "No evidence of structure beyond rounding: every figure is what a dense update without "
-        "structure gives, once rounded."
+        "No evidence of structure beyond rounding: no figure is told apart from what a dense update "
+        "without structure gives, once rounded."
     ]
 
 
@@ -146,6 +146,10 @@ def _shown(headline: Headline, verdicts: dict[str, Verdict]) -> tuple[str, Verdi
     """The first figure of the headline that shows structure, and its verdict."""
     found = ((name, verdicts[name]) for name in headline.figures if name in verdicts)
     return next(((name, seen) for name, seen in found if seen["structure"]), ("", None))
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _rises(seen: Verdict) -> bool:

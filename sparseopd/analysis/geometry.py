@@ -34,7 +34,7 @@ def geometry(values: Values, marks: Landmarks, seed: int = 0) -> dict[str, float
     The projection energy is ‖U_kᵀΔV_k‖²/‖Δ‖². The rotation is the mean sine of the principal angles
     between the leading left subspaces of W and W + Δ; sines, since √(1 - cos²) has no digits left
     below 1e-8, or 3e-4 in float32. The drift is ‖σ(W+Δ) - σ(W)‖/‖σ(W)‖; None
-    where spectra are randomized.
+    where spectra are randomized; `landmarks_error` then is Singular.error of W's vectors.
     """
     shape = values.change.shape
     before = marks.singular
@@ -43,6 +43,8 @@ def geometry(values: Values, marks: Landmarks, seed: int = 0) -> dict[str, float
         f"{kind}_{rank}pct" for rank in RANKS for kind in ("projection_energy", "subspace_rotation")
     ]
     figures: dict[str, float | None] = dict.fromkeys([*names, "spectral_drift"])
+    if before.error is not None:
+        figures["landmarks_error"] = before.error
     if values.energy:
         after = decompose(values.after, counts[RANKS[-1]], seed)
         for rank, count in counts.items():

@@ -16,7 +16,8 @@ from sparseopd.analysis.pooled import Pooled, joint, pool
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.sparsity import sparsity
 from sparseopd.analysis.spectrum import spectrum
-from sparseopd.analysis.values import Values, compare, compared_dtype
+from sparseopd.analysis.values import Values, compare, compared_dtype, rounded_to
+from sparseopd.errors import AnalysisError
 from sparseopd.pairs.tensors import Tensors
 from sparseopd.singular import Singular, decompose
 
@@ -61,20 +62,24 @@ def measure(part: Part, sides: Sides, settings: AnalysisSettings) -> Measured:
     before, after, master = _read(part, sides, settings.device)
     dtype = dtype_of(before.dtype, after.dtype, settings)
     values = compare(before, after, dtype)
+    if not bool(torch.isfinite(values.change).all()):
+        raise AnalysisError(
+            f"the change of {part.name} is too large for {str(dtype)[6:]}: compare in float32 (--dtype)"
+        )
     marks = landmarks(values.before, settings.seed) if part.is_matrix else None
     found = {"observed": [_find(values, marks, settings)]}
-    wide = master if master is not None else after  # which may hold more than it is compared in
-    known_before = master is not None or wide.dtype.itemsize > dtype.itemsize
-    exact = compare(before.float(), wide.float(), torch.float32) if known_before else None
+    stored = rounded_to(before, after, dtype)
+    wide = _own_master(after, values) if master is None else master
+    exact = None if wide is None else compare(before.float(), wide.float(), torch.float32)
     if exact is not None:
         own = marks if torch.equal(exact.before, values.before) else None
         own = own or (landmarks(exact.before, settings.seed) if part.is_matrix else None)
         found["master"] = [_find(exact, own, settings)]
     joints = {"observed": joint(values)}
     source = exact or values
-    free = exact is not None or dtype.itemsize > 2  # of rounding that nobody can see through
+    free = exact is not None or stored.itemsize > 2  # of rounding that nobody can see through
     weight = values.before if before.dtype == dtype else before.float()
-    known = Known(weight, values, source.change, source.norm, free)
+    known = Known(weight, values, source.change, source.norm, stored, free)
     for kind in KINDS:
         found[kind] = []
         for number, drawn in enumerate(_drawn(kind, part, known, values, settings)):
@@ -98,6 +103,14 @@ def dtype_of(before: torch.dtype, after: torch.dtype, settings: AnalysisSettings
     if settings.dtype is not None:
         return getattr(torch, settings.dtype)
     return compared_dtype(before, after)
+
+
+def _own_master(after: Tensor, values: Values) -> Tensor | None:
+    """The tuned weights, if they are stored wider than they are compared in and were not rounded before."""
+    if after.dtype.itemsize <= values.dtype.itemsize:
+        return None
+    rounded = torch.equal(after.to(values.dtype).to(after.dtype), after)
+    return None if rounded and values.energy else after
 
 
 def _drawn(kind: str, part: Part, known: Known, values: Values, settings: AnalysisSettings) -> Any:

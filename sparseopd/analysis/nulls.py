@@ -1,11 +1,11 @@
 """What an update without structure would look like, once rounded to the checkpoint's dtype (PAPER.md §5).
 
-    shuffled   Δ permuted within its matrix: the same changes, anywhere
+    shuffled   Δ permuted within its matrix: the same changes, elsewhere
     gaussian   dense noise of the same norm: every coordinate moves, none is preferred
 
 Both are added to W in float32 and rounded. Where the update is known before rounding (fp32 masters), its
-values are shuffled and its norm is matched. Where only rounded weights are known, the noise is scaled
-until, once rounded, it has the norm of the rounded update: what a dense update behind it would have.
+values are shuffled and its norm is matched. Where only rounded weights are known, they change places among
+weights of the same exponent, so as not to be rounded twice, and the noise is scaled until, once rounded, it has the norm of the rounded update: what a dense update behind it would have.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sparseopd.analysis.values import Values, compare, moved, norm
+from sparseopd.analysis.values import Values, moved, norm
 
 KINDS = ("shuffled", "gaussian")
 SAMPLE = 1 << 16
@@ -42,20 +43,19 @@ class Known:
     """float32: Δ before rounding where it is known, else after."""
     norm: float
     """‖Δ‖ of that."""
+    stored: torch.dtype
+    """What the sum is rounded to before it is compared."""
     exact: bool
     """Whether Δ is known before rounding, or rounding does not matter."""
 
 
 def draws(kind: str, name: str, known: Known, count: int, seed: int) -> Iterator[Values]:
     """Yield `count` draws of a null for the part called `name`: the same for the same seed."""
-    numel = known.change.numel()
     start = None
     for number in range(count):
         generator = _generator(kind, name, number, seed)
         if kind == "shuffled":
-            order = torch.randperm(numel, generator=generator, dtype=torch.int32)
-            permuted = known.change.flatten().index_select(0, order.to(known.change.device))
-            yield _added(known, permuted.view(known.change.shape))
+            yield _added(known, _shuffled(known, generator))
             continue
         noise = torch.randn(known.change.shape, generator=generator).to(known.change.device)
         if known.exact:
@@ -65,8 +65,29 @@ def draws(kind: str, name: str, known: Known, count: int, seed: int) -> Iterator
             yield _scaled(known, noise, *start)
 
 
+def _shuffled(known: Known, generator: torch.Generator) -> Tensor:
+    """Δ permuted within the matrix; one known only rounded, among weights of the same exponent.
+
+    Elsewhere its values would be rounded a second time, which undoes what the first did to them: a
+    shuffle over all weights is apart even from noise.
+    """
+    change = known.change.flatten()
+    order = torch.randperm(change.numel(), generator=generator, dtype=torch.int32)
+    if known.exact:
+        return change.index_select(0, order.to(change.device)).view(known.change.shape)
+    exponent = (known.weight.flatten().view(torch.int32) >> 23 & 0xFF).byte().cpu().numpy()
+    order = order.numpy()
+    source = order[np.argsort(exponent[order], kind="stable")]  # a radix sort: cheap
+    target = np.argsort(exponent, kind="stable")
+    permuted = torch.empty_like(change)
+    permuted[torch.from_numpy(target).to(change.device)] = change[
+        torch.from_numpy(source).long().to(change.device)
+    ]
+    return permuted.view(known.change.shape)
+
+
 def _added(known: Known, change: Tensor) -> Values:
-    return moved(known.values, known.weight + change)
+    return moved(known.values, known.weight + change, known.stored)
 
 
 def _scaled(known: Known, noise: Tensor, scale: float, power: float) -> Values:
@@ -93,13 +114,13 @@ def _bisected(known: Known, noise: Tensor, stride: int) -> tuple[float, float]:
 
     The power is far above 1 where most of the noise is lost in rounding, and 1 where none is.
     """
-    numel, dtype = noise.numel(), known.values.dtype
+    numel = noise.numel()
     weight, sample = known.weight.flatten()[::stride], noise.flatten()[::stride]
     whole = (numel / sample.numel()) ** 0.5
 
     def reached(logarithm: float) -> float:
         after = weight + sample * math.exp(logarithm)
-        return compare(weight, after, dtype).norm * whole
+        return norm(after.to(known.stored).float() - weight) * whole
 
     middle = math.log(known.norm / numel**0.5)
     low, high = middle - 5 * math.log(2), middle + REACH * math.log(2)

@@ -86,7 +86,8 @@ def check_master(sides: Sides, names: Sequence[str], settings: AnalysisSettings)
         for start, stop in pieces(sides.base.shape(name).numel()):
             exact = master.flat(name, start, stop).float()
             rounded = sides.tuned.flat(name, start, stop).to(dtype).float()
-            close = torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).tiny
+            step = torch.finfo(min(dtype, sides.tuned.dtype(name), key=lambda one: one.itemsize))
+            close = step.eps * exact.abs() + step.tiny
             if bool(((rounded - exact).abs() > close).any()):
                 raise AnalysisError(
                     f"{name} of {master.label} does not round to that of {sides.tuned.label}: give "
@@ -97,8 +98,8 @@ def check_master(sides: Sides, names: Sequence[str], settings: AnalysisSettings)
 def check_device(device: str) -> None:
     """Raise `AnalysisError` where torch cannot use a device."""
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        float(torch.zeros(1, dtype=torch.float64, device=device))
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise AnalysisError(
             f"the device {device} cannot be used here ({str(error).splitlines()[0]}): give cpu, or "
             "leave --device out"

@@ -49,6 +49,8 @@ class Analysis:
     """|W| against |Δ|: "weight" and "change", lower edges of half octaves (0 first), and by side
     ("observed", "gaussian") the counts, a row a bin of |W|."""
     seconds: float = 0.0
+    request: dict[str, Any] = field(default_factory=dict)
+    """What was asked for: labels, files with sizes and times, settings; analysis.request.request_of."""
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -1,6 +1,6 @@
 """What is added up over the parts of a model as they are measured, and kept if the work is interrupted.
 
-    FOLDER/partial.safetensors   the sums so far; its header: what is analysed, how, and the rows
+    FOLDER/partial.safetensors   the sums and rows so far; its header: what is analysed, and how
 
 One file holds both, written whole, so that rows and sums never disagree.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -57,7 +58,9 @@ class Sums:
             for number, one in enumerate(draws):
                 tensors[f"counts.{side}.{number}"] = one.counts
                 tensors[f"energies.{side}.{number}"] = one.energies
-        header = {"request": json.dumps(request), "rows": json.dumps(self.rows)}
+        rows = bytearray(json.dumps(self.rows).encode())  # safetensors limits its header to 100 MB
+        tensors["rows"] = torch.frombuffer(rows, dtype=torch.uint8)
+        header = {"request": json.dumps(request)}
         with written_whole(folder / PARTIAL) as temporary:
             save_file(tensors, temporary, header)
 
@@ -73,8 +76,9 @@ class Sums:
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                kept, rows = json.loads(header["request"]), json.loads(header["rows"])
+                kept = json.loads(header["request"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
+            rows = json.loads(bytes(tensors.pop("rows").numpy()))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read ({error}): remove it") from error
         if kept != request:

@@ -67,11 +67,24 @@ def compare(before: Tensor, after: Tensor, dtype: torch.dtype) -> Values:
     return Values(left.float(), right.float(), (right - left).float(), dtype)
 
 
-def moved(values: Values, after: Tensor) -> Values:
-    """Return another update of the same W: `after`, float32, is rounded to the compared dtype."""
-    right = after.to(values.dtype)
+def moved(values: Values, after: Tensor, stored: torch.dtype) -> Values:
+    """Return another update of the same W: `after`, float32, is rounded as stored, then compared."""
+    right = after.to(stored).to(values.dtype)
     change = (right - values.before.to(values.dtype)).float()
     return Values(values.before, right.float(), change, values.dtype)
+
+
+def rounded_to(before: Tensor, after: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the narrowest dtype that an update has been rounded to: compared in, stored in, or held by.
+
+    A checkpoint stored in float32 may hold nothing that bfloat16 does not.
+    """
+    dtypes = [dtype, before.dtype, after.dtype]
+    if min(one.itemsize for one in dtypes) > 2 and all(
+        torch.equal(side.bfloat16().to(side.dtype), side) for side in (before, after)
+    ):
+        return torch.bfloat16
+    return min(dtypes, key=lambda one: one.itemsize)
 
 
 def compared_dtype(before: torch.dtype, after: torch.dtype) -> torch.dtype:

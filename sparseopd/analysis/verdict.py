@@ -24,8 +24,8 @@ SIGNIFICANT = 0.01
 """Of all figures together (Holm 1979)."""
 MATERIAL = 0.05
 """Least difference, as a share of the null's figure; of what is nearer, 0 or 1, for shares."""
-TRACE = 1e-3
-"""Least difference of shares of coordinates: a tenth of a point."""
+TRACE = {"share_": 1e-2, "coverage_": 1e-3}
+"""Least difference of shares of all coordinates: a point; of those that moved: a tenth of one."""
 SPARSITY = ("share_zero", "share_le_", "share_lt_", "share_unchanged_", "coordinate_energy_")
 SPECTRUM = (
     "stable_rank",
@@ -37,7 +37,7 @@ SPECTRUM = (
 GEOMETRY = ("projection_energy_", "subspace_rotation_", "spectral_drift", "coverage_")
 ROUNDING = 1e-6
 """Least difference of other shares: all energy in as many directions as there are is all of it, or nearly."""
-COUNTED = ("share_", "coverage_")
+COUNTED = tuple(TRACE)
 """Shares of coordinates, counted one by one."""
 FARTHEST = 30.0
 """Deviates beyond which p has no more digits."""
@@ -67,8 +67,8 @@ def verdicts(
 
     A verdict is {"family", "whole": what `whole` calls the figure, "observed", "structure": bool, and for
     each null {"mean", "sd", "z", "p": corrected, "differs": bool}}. `structure` is what rounding cannot
-    explain: of sparsity, a difference from the gaussian null, since shuffling keeps all values; of
-    spectrum and geometry, a difference in the same direction from both.
+    explain: a difference in the same direction from both nulls; of sparsity from the gaussian one alone,
+    unless values before rounding are shuffled, since shuffling keeps them.
     """
     judged = [row for row in rows if row["planar"]] or list(rows)
     names = dict.fromkeys(name for row in judged for name in row["observed"] if family_of(name))
@@ -80,7 +80,7 @@ def verdicts(
     every = [*of_whole.items(), *(item for found in of_modules.values() for item in found.items())]
     _correct([seen[kind] for _, seen in every for kind in KINDS])
     for name, seen in every:
-        _conclude(name, seen)
+        _conclude(name, seen, whole["master"] is not None)
     return of_whole, {module: found for module, found in of_modules.items() if found}
 
 
@@ -191,12 +191,12 @@ def _weight(name: str, row: Row) -> float:
     return row["observed"]["delta_fro"] ** 2 if name.startswith("coordinate_") else row["numel"]
 
 
-def _conclude(name: str, seen: Verdict) -> None:
+def _conclude(name: str, seen: Verdict, exact: bool) -> None:
     for kind in KINDS:
         null = seen[kind]
         material = _material(name, seen["observed"], null["mean"])
         null["differs"] = null["p"] < SIGNIFICANT and material
-    seen["structure"] = _structure(seen)
+    seen["structure"] = _structure(seen, exact)
 
 
 def _whole_name(name: str) -> str:
@@ -218,14 +218,14 @@ def _material(name: str, observed: float, null: float) -> bool:
     scale, trace = abs(null), 0.0
     if name.startswith((*COUNTED, "coordinate_energy_", "svd_energy_", "projection_")):
         scale, trace = min(scale, abs(1 - null)), ROUNDING
-    if name.startswith(COUNTED):
-        trace = TRACE
+    for start, least in TRACE.items():
+        trace = least if name.startswith(start) else trace
     return abs(observed - null) > max(MATERIAL * scale, trace)
 
 
-def _structure(seen: Verdict) -> bool:
+def _structure(seen: Verdict, exact: bool) -> bool:
     gaussian, shuffled = seen["gaussian"], seen["shuffled"]
-    if seen["family"] == "sparsity":
+    if seen["family"] == "sparsity" and not exact:
         return gaussian["differs"]
     same = (seen["observed"] - gaussian["mean"]) * (seen["observed"] - shuffled["mean"]) > 0
     return gaussian["differs"] and shuffled["differs"] and same

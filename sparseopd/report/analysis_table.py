@@ -78,7 +78,7 @@ def _main_table(analysis: Analysis) -> Table:
     """Percent but for ranks; columns that no figure fills are left out."""
     whole = analysis.whole
     kinds = [kind for kind in KINDS if whole.get(kind)]
-    table = _table("%, ranks as counts", 19, _headings(analysis, kinds))
+    table = _table("%, ranks as counts", 18, _headings(analysis, kinds))
     if kinds:
         table.add_column("Verdict", no_wrap=True)
     for measures in present(whole, main=True).values():
@@ -131,7 +131,7 @@ def _block_cells(sides: dict[str, Any], *, noisy: bool) -> list[str]:
 
 def _paper_table(rows: Sequence[PaperRow], corner: str, *, by_side: bool = False) -> Table:
     """The paper's ten columns: percent, but for the stable rank."""
-    table = _table(corner, 18, HEADINGS)
+    table = _table(corner, 8, HEADINGS)  # "rounding" is the longest word that must not break
     for row in rows:
         name = SIDES[row.side] if by_side else row.name
         table.add_row(Text(words.shorten(name, 40)), *figures(row))

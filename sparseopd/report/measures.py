@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparseopd.analysis import Analysis
+from sparseopd.analysis.findings import FEWEST
 from sparseopd.report import words
 from sparseopd.report.words import MISSING, show
 
@@ -128,8 +129,8 @@ def null(one: Measure, analysis: Analysis, kind: str) -> tuple[str, str]:
 
 def verdict(analysis: Analysis, figure: str) -> str:
     """Return what a figure of the whole is judged; `MISSING` for norms, and with too few draws."""
-    if _draws(analysis) < 2:
-        return MISSING
+    if max(1, analysis.whole["matrices"]) * (_draws(analysis) - 1) < FEWEST:
+        return MISSING  # the findings say so too
     seen = next((one for one in analysis.verdicts.values() if one["whole"] == figure), None)
     if seen is None:
         return MISSING

@@ -88,7 +88,7 @@ def on_small_weights(weight: Tensor, seed: int) -> Tensor:
 UPDATES = {
     "rank 2": (low_rank(2), "Concentrated in few directions"),
     "rank 8": (low_rank(8), "Concentrated in few directions"),
-    "sparse": (sparse, "Sparser than a dense update of the same norm"),
+    "sparse": (sparse, "Sparser than dense Gaussian noise of the same norm"),
     "principal": (principal, "Drawn to the principal subspaces"),
     "elsewhere": (elsewhere, "Keeps out of the principal subspaces"),
     "small weights": (on_small_weights, "Prefers small weights more than rounding explains"),
@@ -136,3 +136,40 @@ def test_too_few_draws_claim_nothing(draws: int, says: str) -> None:
     found = analyzed(base, tuned, draws=draws)
     assert says in found.findings[0]
     assert not any(seen["structure"] for seen in found.verdicts.values())
+
+
+def of_kind(kind: str, seed: int, scale: float) -> Tensor:
+    """Dense changes that do not look at W, of other distributions than noise: root mean square `scale`."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(SHAPE, generator=generator) - 0.5
+    if kind == "laplace":
+        return -scale * 0.5**0.5 * drawn.sign() * (1 - 2 * drawn.abs()).clamp_min(1e-9).log()
+    if kind == "uniform":
+        return scale * 12**0.5 * drawn
+    return scale * drawn.sign()
+
+
+@pytest.mark.parametrize("scale", [1e-5, 3e-5, 1e-4])
+@pytest.mark.parametrize("kind", ["laplace", "uniform", "sign"])
+def test_dense_updates_of_any_distribution_have_no_place(kind: str, scale: float) -> None:
+    """Rounded, they lean on small weights as noise of their own tails does, wherever they fall."""
+    found = findings(20, BF16, 3, lambda _, seed: of_kind(kind, seed, scale))
+    places = ("Prefers", "Avoids", "Drawn to", "Keeps out", "Concentrated", "Spread")
+    assert not [sentence for sentence in found if sentence.startswith(places)], found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", None])
+@pytest.mark.parametrize("stored", [FP32, BF16])
+def test_noise_is_noise_whatever_it_is_stored_and_compared_in(
+    stored: torch.dtype, dtype: str | None
+) -> None:
+    """A checkpoint rounded to bfloat16 stays so when it is stored, or compared, in float32."""
+    base = weights(20, BF16, 5)
+    tuned = {
+        name: (weight.float() + noise(*SHAPE, seed=place, scale=3e-5)).bfloat16().to(stored)
+        for place, (name, weight) in enumerate(base.items())
+    }
+    base = {name: weight.to(stored) for name, weight in base.items()}
+    found = analyzed(base, tuned, dtype=dtype)
+    assert found.findings[0].startswith(NOTHING), found.findings
+    assert found.master is None

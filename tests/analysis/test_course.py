@@ -149,6 +149,31 @@ def test_an_interrupted_course_goes_on(
     assert rows == course(run, folder=folder) == course(run)
     course(run, folder=folder, settings=AnalysisSettings(dtype="float32"))
     assert seen[-2:] == ["step-2", "step-5"], "what was asked otherwise is not used"
+    assert not list(folder.glob(".*")), "no support is left"
+
+
+def test_a_step_whose_weights_changed_is_measured_again(run: RunDir, tmp_path: Path) -> None:
+    first = course(run, folder=tmp_path / "kept")
+    after(10).save_pretrained(run.kept_weights(5))
+    second = course(run, folder=tmp_path / "kept")
+    assert second[0]["share_zero"] == first[0]["share_zero"]
+    assert second[1]["share_zero"] != first[1]["share_zero"] and second == course(run)
+
+
+def test_supports_lie_in_the_folder_that_is_given(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path | None] = []
+    module = import_module("sparseopd.analysis.course")
+    supports = module.supports
+
+    def noted(*args, **settings):
+        places.append(settings["folder"])
+        return supports(*args, **settings)
+
+    monkeypatch.setattr(module, "supports", noted)
+    course(run, folder=tmp_path / "kept")
+    assert places == [tmp_path / "kept"]
 
 
 def test_it_is_written_as_json_and_as_a_table(run: RunDir, tmp_path: Path) -> None:

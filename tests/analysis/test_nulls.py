@@ -17,7 +17,7 @@ BF16, FP32 = torch.bfloat16, torch.float32
 
 def known(weight: Tensor, change: Tensor, dtype: torch.dtype, exact: bool = False) -> Known:
     values = compare(weight.float(), weight.float() + change, dtype)
-    return Known(weight.float(), values, change, float(change.double().norm()), exact)
+    return Known(weight.float(), values, change, float(change.double().norm()), dtype, exact)
 
 
 def rounded(weight: Tensor, sigma: float, seed: int, dtype: torch.dtype = BF16) -> Known:
@@ -25,7 +25,7 @@ def rounded(weight: Tensor, sigma: float, seed: int, dtype: torch.dtype = BF16) 
     weight = weight.to(dtype)
     noisy = weight.float() + noise(*weight.shape, seed=seed, scale=sigma)
     values = compare(weight, noisy.to(dtype), dtype)
-    return Known(weight.float(), values, values.change, values.norm, False)
+    return Known(weight.float(), values, values.change, values.norm, dtype, False)
 
 
 def drawn(kind: str, of: Known, count: int = 1, name: str = "w", seed: int = 0) -> list[Values]:
@@ -100,7 +100,7 @@ def test_the_update_behind_a_rounded_one_is_found_again(
     before: list[Tensor] = []
     monkeypatch.setattr(
         "sparseopd.analysis.nulls.moved",
-        lambda values, after: before.append(after - values.before) or moved(values, after),
+        lambda values, after, stored: before.append(after - values.before) or moved(values, after, stored),
     )
     for values in drawn("gaussian", of, 3):
         scale = float(before[-1].double().square().mean().sqrt())

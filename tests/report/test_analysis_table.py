@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 
 from sparseopd.analysis import Analysis
+from sparseopd.analysis.paper import COLUMNS
 from sparseopd.report import analysis_tables
 from sparseopd.report.measures import MEASURES, Measure, stored, verdict
 from tests.report.analyses import ODD, hostile, odd, structured, with_master, without_nulls
@@ -56,7 +58,8 @@ def test_a_figure_stands_beside_its_nulls_and_verdict() -> None:
 
 def test_before_rounding_has_a_column_where_it_is_known() -> None:
     text = shown(with_master())
-    assert len(row(text, "exactly 0")) == 1 + len(row(shown(structured()), "exactly 0"))
+    cells, fewer = (row(one, "exactly 0") for one in (text, shown(structured())))
+    assert sum(cell[0].isdigit() for cell in cells) == 1 + sum(cell[0].isdigit() for cell in fewer)
     assert float(row(text, "exactly 0")[1]) < float(row(text, "exactly 0")[0])
     assert "before rounding: tuned-with-master, float32" in " ".join(text.split())
     assert float(row(text, "before rounding")[1]) < float(row(text, "observed")[1])
@@ -91,7 +94,7 @@ def test_what_is_missing_is_left_out_or_a_dash(name: str) -> None:
 
 def test_several_updates_begin_side_by_side() -> None:
     text = shown(structured(), with_master())
-    assert text.startswith(" " * 20) and text.index("Update") < text.index("Observed")
+    assert text.startswith(" " * 10) and text.index("Update") < text.index("Observed")
     first, second = (row(text, one.name) for one in (structured(), with_master()))
     assert first == second and len(first) == 10, "both are rounded alike"
     assert text.count("exactly 0") == 2
@@ -101,6 +104,40 @@ def test_names_do_nothing_to_the_terminal() -> None:
     text = printed(*analysis_tables([hostile(), structured()]))
     assert "\x1b" not in text and "\x00" not in text
     assert "[red]" in text
+
+
+def in_columns(analysis: Analysis, *values: float) -> Analysis:
+    """The analysis with other figures in the paper's columns."""
+    whole = deepcopy(analysis.whole)
+    for column, value in zip(COLUMNS, values, strict=True):
+        whole["observed"][column.figure] = value / column.scale
+    return replace(analysis, whole=whole)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (19.168, 1.34, 1.34, 1.46, 11.08, 95.62, 3.70, 10.09, 9.91, 10.13),
+        (1119.168, 100, 100, 100, 100, 100, 16_384, 100, 100, 100),
+    ],
+)
+def test_no_column_of_the_papers_table_is_cut(values: tuple[float, ...]) -> None:
+    wide = in_columns(structured(), *values)
+    last = "100.00" if values[-1] == 100 else "10.13"
+    for text in (shown(wide), shown(wide, structured())):
+        _, start, rest = re.split("(‖Δ‖/ +exact)", text, maxsplit=1)
+        head, below = (start + rest).split("──", 1)
+        assert [line.split()[-1] for line in head.splitlines()[:2]] == ["low", "%"]
+        assert head.splitlines()[1].endswith("10 %")
+        line = next(line for line in below.splitlines() if f"{values[0]:.3f}" in line)
+        assert line.split()[-1] == last and len(line.split()) >= 10
+
+
+def test_few_draws_are_not_judged() -> None:
+    one = odd("one matrix")
+    assert "cannot say how far a null strays" in one.findings[0]
+    assert one.verdicts and verdict(one, "median_svd_energy_top1") == "–"
+    assert "as null" not in shown(one) and "beyond rounding" not in shown(one)
 
 
 def extreme(analysis: Analysis) -> Analysis:
@@ -120,6 +157,7 @@ def test_the_widest_figures_fit() -> None:
     wide = extreme(with_master())
     text = printed(*analysis_tables([wide]))
     assert "0.0057±0.0002" in text and "16,384±4e3" in text
+    assert row(text, "top-1 SVD")[-2:] == ["beyond", "rounding"], "the last column is whole"
     printed(*analysis_tables([wide, structured()]))
 
 
