@@ -100,7 +100,9 @@ def test_the_update_behind_a_rounded_one_is_found_again(
     before: list[Tensor] = []
     monkeypatch.setattr(
         "sparseopd.analysis.nulls.moved",
-        lambda values, after, stored: before.append(after - values.before) or moved(values, after, stored),
+        lambda values, after, stored: (
+            before.append(after - values.before) or moved(values, after, stored)
+        ),
     )
     for values in drawn("gaussian", of, 3):
         scale = float(before[-1].double().square().mean().sqrt())
