@@ -346,3 +346,17 @@ def test_a_master_that_is_not_the_tuned_one_before_rounding_is_refused(
 ) -> None:
     with pytest.raises(AnalysisError, match=says):
         analyzed(BASE, TUNED, master, draws=0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_figures_of_the_cpu(pair: tuple[str, str]) -> None:
+    """Nulls too: they are drawn on the CPU. Ties at the edge of a mask may fall otherwise."""
+    here, there = (
+        analyze(*pair, settings=AnalysisSettings(draws=2, device=device))
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(here.tensors, there.tensors, strict=True):
+        for side in ("observed", "gaussian"):
+            for name, value in one[side].items():
+                tolerance = 0.02 if "coverage" in name else 1e-6
+                assert other[side][name] == pytest.approx(value, rel=tolerance, abs=1e-7), name
