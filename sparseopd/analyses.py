@@ -26,7 +26,7 @@ from sparseopd.analysis.parts import parts_of
 from sparseopd.analysis.request import check_siblings, request_of
 from sparseopd.analysis.sums import PARTIAL
 from sparseopd.analysis.tables import write_tables
-from sparseopd.artifacts import Progress, RunDir, write_json
+from sparseopd.artifacts import Progress, RunDir, labelled, write_json
 from sparseopd.errors import RequestError, RunFolderError
 from sparseopd.masks.scope import in_scope
 from sparseopd.pairs.tensors import Source, Tensors, open_tensors
@@ -150,7 +150,7 @@ def _analysed(
             sides,
             settings,
             folder / name if folder is not None and several else folder,
-            _labelled(progress, name) if several else progress,
+            labelled(progress, name) if several else progress,
         )
         for name, sides in opened.items()
     ]
@@ -303,13 +303,3 @@ def _names(words: Sequence[str]) -> list[str]:
         if all(names) and len(set(names)) == len(names):
             return names
     return [f"update-{number}" for number in range(1, len(words) + 1)]
-
-
-def _labelled(progress: Progress | None, label: str) -> Progress | None:
-    if progress is None:
-        return None
-
-    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
-        progress(f"{label}: {stage}", done, total, unit, detail)
-
-    return report

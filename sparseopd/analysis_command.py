@@ -11,7 +11,7 @@ import typer
 
 from sparseopd.console import console, live_progress, print_json, say
 from sparseopd.errors import Interrupted, RequestError
-from sparseopd.mask_options import BLOCKS
+from sparseopd.mask_options import Exclude, Include
 from sparseopd.ranges import Dtype
 
 Models = Annotated[
@@ -58,17 +58,6 @@ Compared = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where the linear algebra runs: cpu, cuda, cuda:1…")]
 Seed = Annotated[int, typer.Option(help="Fixes what the nulls draw.")]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        help=f"Only tensors of this pattern or block ({BLOCKS}); repeat for several.",
-        show_default=False,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(help="Not tensors of this pattern or block; repeat.", show_default=False),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

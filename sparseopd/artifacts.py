@@ -335,3 +335,14 @@ class Progress(Protocol):
         """`unit` says what is counted: "bytes", or "" for steps. `detail` is a short text for the
         stage's line, such as its last figures: the most important first, for a narrow screen cuts it.
         """
+
+
+def labelled(progress: Progress | None, label: str) -> Progress | None:
+    """Return what puts a label before the name of every stage, where there is anything to report to."""
+    if progress is None:
+        return None
+
+    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
+        progress(f"{label}: {stage}", done, total, unit, detail)
+
+    return report

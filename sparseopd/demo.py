@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparseopd import recipe as recipes
-from sparseopd.artifacts import Progress, RunDir, Scores
+from sparseopd.artifacts import Progress, RunDir, Scores, labelled
 from sparseopd.distill import discover, train
 from sparseopd.evaluation import arms_for, evaluate
 from sparseopd.masks import Mask, select
@@ -47,7 +47,7 @@ def run_demo(
     for pair, recipe in planned.items():
         runs = _train_arms(recipe, folder.path / pair, told)
         arms = arms_for(runs, recipe)
-        scores.append(evaluate(arms, recipe, progress=_labelled(told, pair)))
+        scores.append(evaluate(arms, recipe, progress=labelled(told, pair) or told))
         scores[-1].save(folder.path / pair / "scores.json")
     progress(WHOLE, whole, whole)
     named = "".join(f" --pair {pair}" for pair in pairs or ())
@@ -66,9 +66,9 @@ def plans(pairs: Sequence[str] | None, seed: int, steps: int | None) -> dict[str
     return {pair: _recipe(pair, seed, steps) for pair in pairs or PAIRS}
 
 
-def _train_arms(recipe: Recipe, folder: Path, progress: Progress) -> list[RunDir]:
+def _train_arms(recipe: Recipe, folder: Path, progress: Progress | None) -> list[RunDir]:
     """Run discovery, the full arm, the discovered mask and its random match."""
-    report = _labelled(progress, recipe.name)
+    report = labelled(progress, recipe.name)
     found = discover(recipe, folder / "discover", progress=report)
     mask = Mask.load(found.mask)
     random = select(
@@ -76,20 +76,20 @@ def _train_arms(recipe: Recipe, folder: Path, progress: Progress) -> list[RunDir
     )
     share = f"{100 * mask.density():.3g} %"
     return [
-        train(recipe, folder / "full", name="full OPD", progress=_labelled(report, "full")),
+        train(recipe, folder / "full", name="full OPD", progress=labelled(report, "full")),
         train(
             recipe,
             folder / "discovered",
             mask=mask,
             name=f"discovered mask {share}",
-            progress=_labelled(report, "discovered mask"),
+            progress=labelled(report, "discovered mask"),
         ),
         train(
             recipe,
             folder / "random",
             mask=random,
             name=f"random mask {share}",
-            progress=_labelled(report, "random mask"),
+            progress=labelled(report, "random mask"),
         ),
     ]
 
@@ -119,12 +119,3 @@ def _work(recipe: Recipe) -> int:
     """Steps of the discovery and three training runs, samples of five arms, scores of four."""
     sampled = recipe.evaluate.prompts * recipe.evaluate.samples
     return recipe.discover.steps + 3 * recipe.train.steps + round(9 * sampled * SAMPLE_WORTH)
-
-
-def _labelled(progress: Progress, label: str) -> Progress:
-    """Put a label before every stage's name."""
-
-    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
-        progress(f"{label}: {stage}", done, total, unit, detail)
-
-    return report

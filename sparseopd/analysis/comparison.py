@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +145,12 @@ def compare_supports(
         Pair(
             first=labels[one],
             second=labels[two],
-            overlap=together(rows[one, two]),
-            blocks=by_block(rows[one, two]),
-            layers=by_layer(rows[one, two]),
+            overlap=together(found),
+            blocks=by_block(found),
+            layers=by_layer(found),
             agreement=agreed[one, two],
         )
-        for one, two in combinations(range(len(labels)), 2)
+        for (one, two), found in rows.items()
     ]
     return Comparisons(
         base=before.label,

@@ -22,7 +22,7 @@ from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.supports import Rounded, compared_dtypes, supports
 from sparseopd.analysis.tables import write_csv
-from sparseopd.artifacts import Progress, RunDir, write_json
+from sparseopd.artifacts import Progress, RunDir, labelled, write_json
 from sparseopd.errors import RunFolderError
 from sparseopd.masks.overlap import Overlap, overlaps, together
 from sparseopd.pairs.folder import FolderTensors
@@ -75,7 +75,9 @@ def course(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        _row(step, _analysis(base, tuned, step, settings, folder, _labelled(progress, step)))
+        _row(
+            step, _analysis(base, tuned, step, settings, folder, labelled(progress, f"step {step}"))
+        )
         for step, tuned in kept.items()
     ]
     found = _support_figures(base, kept, settings, folder, progress)
@@ -184,13 +186,3 @@ def _jaccard(name: str, overlap: Overlap | None) -> Row:
         return {name: None, f"{name}_null": None}
     union = overlap.first + overlap.second - overlap.expected
     return {name: overlap.jaccard, f"{name}_null": overlap.expected / union if union else None}
-
-
-def _labelled(progress: Progress | None, step: int) -> Progress | None:
-    if progress is None:
-        return None
-
-    def report(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:
-        progress(f"step {step}: {stage}", done, total, unit, detail)
-
-    return report
