@@ -20,15 +20,13 @@ from typing import Any
 from sparseopd import recipe as recipes
 from sparseopd.analysis import Analysis, AnalysisSettings, analyze
 from sparseopd.analysis.comparison import Comparisons, compare_supports
-from sparseopd.analysis.course import course, is_same, student_of, write_course
+from sparseopd.analysis.course import course, student_of, write_course
 from sparseopd.analysis.measure import Sides
-from sparseopd.analysis.parts import parts_of
-from sparseopd.analysis.request import check_siblings, request_of
+from sparseopd.analysis.request import plan
 from sparseopd.analysis.sums import PARTIAL
 from sparseopd.analysis.tables import write_tables
 from sparseopd.artifacts import Progress, RunDir, labelled, write_json
 from sparseopd.errors import RequestError, RunFolderError
-from sparseopd.masks.scope import in_scope
 from sparseopd.pairs.tensors import Source, Tensors, open_tensors
 from sparseopd.report import write_analysis
 from sparseopd.report.course_figure import draw_course
@@ -173,9 +171,8 @@ def _opened(request: Request, master: str | None, settings: AnalysisSettings) ->
     base = open_tensors(request.base)
     wide = None if master is None else open_tensors(_checkpoint(master))
     opened = {one.name: Sides(base, open_tensors(one.path), wide) for one in request.tuned}
-    names = in_scope(base.keys(), settings.include, settings.exclude)
     for sides in opened.values():
-        check_siblings(sides, names)
+        plan(sides, settings)
     return opened
 
 
@@ -198,9 +195,8 @@ def _analysis(
     progress: Progress | None,
 ) -> Analysis:
     """Analyse one update, or read what an interrupted call found of it."""
-    asked = _asked(sides, settings)
     if folder is not None and (folder / RESULT).is_file():
-        return _finished(folder, asked)
+        return _finished(folder, plan(sides, settings).request)
     if folder is not None:
         folder.mkdir(exist_ok=True)
     found = analyze(
@@ -211,24 +207,17 @@ def _analysis(
         folder=folder,
         progress=progress,
     )
-    found = replace(found, name=name, request=asked)
+    found = replace(found, name=name)
     if folder is not None:
         found.save(folder / RESULT)
         write_tables(found, folder)
     return found
 
 
-def _asked(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
-    """Say what is asked for, as found before the work: files may change while they are read."""
-    names = in_scope(sides.base.keys(), settings.include, settings.exclude)
-    parts = parts_of(sides.base, [name for name in names if sides.base.shape(name).numel()])
-    return request_of(sides, settings.resolved(sum(part.is_matrix for part in parts)))
-
-
 def _finished(folder: Path, asked: dict[str, Any]) -> Analysis:
     """Return what an interrupted call found, if that is what is asked for now."""
     found = Analysis.load(folder / RESULT)
-    if not is_same(found.request, asked):
+    if found.request != asked:
         raise RunFolderError(
             f"{folder} holds an analysis of {found.base} and {found.tuned} of other files, settings or "
             "version than are asked for: give another folder with -o"

@@ -14,19 +14,17 @@ import torch
 from sparseopd.analysis.aggregate import ordered
 from sparseopd.analysis.assemble import assemble
 from sparseopd.analysis.measure import Measured, Sides, measure
-from sparseopd.analysis.parts import Part, parts_of
+from sparseopd.analysis.parts import Part
 from sparseopd.analysis.request import (
     check_device,
     check_finite,
     check_master,
-    check_siblings,
-    request_of,
+    plan,
 )
 from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.sums import Sums, forget
 from sparseopd.artifacts import Progress
-from sparseopd.masks.scope import in_scope
 from sparseopd.masks.stream import for_each
 from sparseopd.pairs.tensors import Source, open_tensors
 
@@ -64,16 +62,13 @@ def analyze(
     sides = Sides(
         open_tensors(base), open_tensors(tuned), None if master is None else open_tensors(master)
     )
-    names = in_scope(sides.base.keys(), settings.include, settings.exclude)
-    check_siblings(sides, names)
-    parts = parts_of(sides.base, [name for name in names if sides.base.shape(name).numel()])
-    settings = settings.resolved(sum(part.is_matrix for part in parts))
-    request = request_of(sides, settings)
+    planned = plan(sides, settings)
+    parts, settings, request = planned.parts, planned.settings, planned.request
     if sides.base.folder is None or sides.tuned.folder is None:
         folder = None
     sums = Sums() if folder is None else Sums.load(folder, request)
-    check_finite(sides, names, settings, progress)
-    check_master(sides, names, settings)
+    check_finite(sides, planned.names, settings, progress)
+    check_master(sides, planned.names, settings)
     done = {row["name"] for row in sums.rows}
     report = _Report(progress, parts, sides, done)
     left = [part for part in _by_size(parts) if part.name not in done]
@@ -83,7 +78,7 @@ def analyze(
             report.add(part)
             keep()
     sums.rows = ordered(sums.rows, [part.name for part in parts])
-    found = assemble(sides, settings, sums, time.monotonic() - started)
+    found = assemble(sides, planned, sums, time.monotonic() - started)
     if folder is not None:
         forget(folder)
     return found

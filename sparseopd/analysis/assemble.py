@@ -15,16 +15,16 @@ from sparseopd.analysis.findings import findings
 from sparseopd.analysis.measure import Sides
 from sparseopd.analysis.nulls import KINDS
 from sparseopd.analysis.pooled import half_octave
-from sparseopd.analysis.request import plain
+from sparseopd.analysis.request import Plan, plain
 from sparseopd.analysis.result import Analysis
-from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.sums import Sums
 from sparseopd.analysis.verdict import verdicts
 from sparseopd.singular import EXACT
 
 
-def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: float) -> Analysis:
+def assemble(sides: Sides, planned: Plan, sums: Sums, seconds: float) -> Analysis:
     """Combine the rows and sums of all parts into an analysis."""
+    settings = planned.settings
     whole = together(sums.rows, sums.rows)
     for side, draws in sums.pooled.items():
         tops = [one.top_energy() for one in draws]
@@ -51,6 +51,7 @@ def assemble(sides: Sides, settings: AnalysisSettings, sums: Sums, seconds: floa
         findings=findings(judged, by_module, sums.rows, settings.draws or 0) + _left_out(sides),
         joint=_joint(sums.joint),
         seconds=seconds,
+        request=planned.request,
     )
 
 

@@ -7,7 +7,6 @@ write_course(rows, folder)             course.json, course.csv
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 from sparseopd import recipe as recipes
 from sparseopd.analysis.analyze import analyze
 from sparseopd.analysis.measure import Sides
-from sparseopd.analysis.request import request_of
+from sparseopd.analysis.request import plan
 from sparseopd.analysis.result import Analysis
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.analysis.supports import Rounded, compared_dtypes, supports
@@ -94,12 +93,6 @@ def student_of(run: RunDir, tuned: Tensors) -> Tensors:
     return FolderTensors(folder, label=student.path, only=set(tuned.keys()))
 
 
-def is_same(known: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether two requests are the same as JSON, which holds tuples as lists."""
-    one, two = (json.loads(json.dumps(dict(request))) for request in (known, asked))
-    return one == two
-
-
 def write_course(rows: Sequence[Row], folder: Path) -> None:
     """Write course.json and course.csv, each whole; in the table, a figure that is None is empty."""
     write_json(folder / "course.json", list(rows))
@@ -133,13 +126,11 @@ def _analysis(
 ) -> Analysis:
     """Analyse one step, or read what an interrupted course found of it."""
     file = None if folder is None else folder / f"step-{step}.json"
-    asked = request_of(Sides(base, tuned), settings)
     if file is not None and file.is_file():
         known = Analysis.load(file)
-        if is_same(known.request, asked):
+        if known.request == plan(Sides(base, tuned), settings).request:
             return known
     found = analyze(base, tuned, settings=settings, folder=folder, progress=progress)
-    found = replace(found, request=asked)
     if file is not None:
         found.save(file)
     return found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 import sparseopd
 from sparseopd.analysis.measure import Sides, dtype_of
+from sparseopd.analysis.parts import Part, parts_of
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AnalysisError
+from sparseopd.masks.scope import in_scope
 from sparseopd.masks.stream import for_each
 from sparseopd.pairs.tensors import Tensors, pieces
 
@@ -106,8 +109,29 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def request_of(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
-    """Return what a kept part of the work must have been asked for to be used: JSON."""
+@dataclass(frozen=True)
+class Plan:
+    """What an analysis will do."""
+
+    names: list[str]
+    """Tensors in scope."""
+    parts: list[Part]
+    settings: AnalysisSettings
+    """With the draws decided."""
+    request: dict[str, Any]
+    """JSON: what results must have been asked for to be used again, the files as they are now."""
+
+
+def plan(sides: Sides, settings: AnalysisSettings) -> Plan:
+    """Plan an analysis. Raises `AnalysisError` where the sides are no siblings."""
+    names = in_scope(sides.base.keys(), settings.include, settings.exclude)
+    check_siblings(sides, names)
+    parts = parts_of(sides.base, [name for name in names if sides.base.shape(name).numel()])
+    resolved = settings.resolved(sum(part.is_matrix for part in parts))
+    return Plan(names, parts, resolved, json.loads(json.dumps(_request(sides, resolved))))
+
+
+def _request(sides: Sides, settings: AnalysisSettings) -> dict[str, Any]:
     request: dict[str, Any] = {
         "version": sparseopd.__version__,
         "settings": plain(asdict(settings)),

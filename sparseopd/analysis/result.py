@@ -50,7 +50,7 @@ class Analysis:
     ("observed", "gaussian") the counts, a row a bin of |W|."""
     seconds: float = 0.0
     request: dict[str, Any] = field(default_factory=dict)
-    """What was asked for: labels, files with sizes and times, settings; analysis.request.request_of."""
+    """What was asked for: labels, files with sizes and times, settings; analysis.request.Plan."""
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
