@@ -33,14 +33,16 @@ def geometry(values: Values, marks: Landmarks, seed: int = 0) -> dict[str, float
 
     The projection energy is ‖U_kᵀΔV_k‖²/‖Δ‖². The rotation is the mean sine of the principal angles
     between the leading left subspaces of W and W + Δ; sines, since √(1 - cos²) has no digits left
-    below 1e-8, or 3e-4 in float32. The drift is ‖σ(W+Δ) - σ(W)‖/‖σ(W)‖; None
+    below 1e-8, or 3e-4 in float32. `principal_angle_largest` is the largest of them, in radians. The drift is ‖σ(W+Δ) - σ(W)‖/‖σ(W)‖; None
     where spectra are randomized; `landmarks_error` then is Singular.error of W's vectors.
     """
     shape = values.change.shape
     before = marks.singular
     counts = {rank: subspace_size(shape, rank) for rank in RANKS}
     names = [
-        f"{kind}_{rank}pct" for rank in RANKS for kind in ("projection_energy", "subspace_rotation")
+        f"{kind}_{rank}pct"
+        for rank in RANKS
+        for kind in ("projection_energy", "subspace_rotation", "principal_angle_largest")
     ]
     figures: dict[str, float | None] = dict.fromkeys([*names, "spectral_drift"])
     if before.error is not None:
@@ -48,7 +50,9 @@ def geometry(values: Values, marks: Landmarks, seed: int = 0) -> dict[str, float
     if values.energy:
         after = decompose(values.after, counts[RANKS[-1]], seed)
         for rank, count in counts.items():
-            figures[f"subspace_rotation_{rank}pct"] = _rotation(before.left, after.left, count)
+            sines = _sines(before.left, after.left, count)
+            figures[f"subspace_rotation_{rank}pct"] = float(sines.mean())
+            figures[f"principal_angle_largest_{rank}pct"] = _largest(before.left, after.left, sines)
         figures |= _projections(values, before, counts)
         whole = float(before.values.norm())
         if before.error is None and whole:
@@ -66,9 +70,19 @@ def _projections(values: Values, before: Singular, counts: dict[int, int]) -> di
     }
 
 
-def _rotation(before: Tensor | None, after: Tensor | None, count: int) -> float:
-    """The mean sine of the principal angles between the first `count` of two orthonormal bases (d, k)."""
+def _sines(before: Tensor | None, after: Tensor | None, count: int) -> Tensor:
+    """Sines of the principal angles between the first `count` of two orthonormal bases: float64 (count,)."""
     assert before is not None and after is not None
     one, other = before[:, :count], after[:, :count]
     outside = other - one @ (one.T @ other)
-    return float(torch.linalg.eigvalsh(outside.T @ outside).clamp(0, 1).sqrt().mean())
+    return torch.linalg.eigvalsh(outside.T @ outside).clamp(0, 1).sqrt()
+
+
+def _largest(before: Tensor | None, after: Tensor | None, sines: Tensor) -> float:
+    """The largest angle, from its cosine where its sine, next to 1, has few digits left."""
+    assert before is not None and after is not None
+    if float(sines.max()) < 0.7:
+        return float(sines.max().asin())
+    count = len(sines)
+    cosines = torch.linalg.svdvals(before[:, :count].T @ after[:, :count])
+    return float(cosines.min().clamp(0, 1).acos())

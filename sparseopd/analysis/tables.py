@@ -30,7 +30,7 @@ Lines = Iterable[Sequence[Any]]
 SIDES = ("observed", "master", *(f"{kind}_{part}" for kind in KINDS for part in ("mean", "sd")))
 JUDGED = (*(f"{kind}_{part}" for kind in KINDS for part in ("z", "p", "differs")), "structure")
 """Of the verdict: z is the joint deviate, p is corrected for all that is judged."""
-PART = ("name", "layer", "module", "block", "shape", "numel")
+PART = ("name", "layer", "module", "block", "shape", "numel", "compared")
 
 
 def write_tables(analysis: Analysis, folder: Path) -> list[Path]:
@@ -63,11 +63,12 @@ def write_csv(path: Path, lines: Lines) -> Path:
 
 def whole_lines(analysis: Analysis) -> Iterator[Sequence[Any]]:
     """Yield a line a figure of the whole model."""
-    yield ("figure", "family", *SIDES, *JUDGED)
+    yield ("figure", "family", "compared", *SIDES, *JUDGED)
+    compared = "/".join(analysis.dtypes["compared"])
     verdicts = {seen["whole"]: seen for seen in analysis.verdicts.values()}
     for figure in _figures(analysis.whole):
         judged = _judged(verdicts.get(figure))
-        yield (figure, _family(figure), *_sides(analysis.whole, figure), *judged)
+        yield (figure, _family(figure), compared, *_sides(analysis.whole, figure), *judged)
 
 
 def group_lines(analysis: Analysis) -> Iterator[Sequence[Any]]:

@@ -34,7 +34,13 @@ SPECTRUM = (
     "svd_energy_",
     "spectral_norm",
 )
-GEOMETRY = ("projection_energy_", "subspace_rotation_", "spectral_drift", "coverage_")
+GEOMETRY = (
+    "projection_energy_",
+    "subspace_rotation_",
+    "principal_angle_",
+    "spectral_drift",
+    "coverage_",
+)
 ROUNDING = 1e-6
 """Least difference of other shares: all energy in as many directions as there are is all of it, or nearly."""
 COUNTED = tuple(TRACE)

@@ -117,6 +117,7 @@ def test_a_subspace_turned_by_an_angle_has_its_sine(seed: int, angle: float) -> 
     before, after = ((u * sigma @ v.T).float() for u, v in ((left, right), turned))
     found = observed(before, after)
     assert found["subspace_rotation_20pct"] == pytest.approx(math.sin(angle), abs=1e-5)
+    assert found["principal_angle_largest_20pct"] == pytest.approx(angle, abs=1e-4)
     assert found["spectral_drift"] == pytest.approx(0, abs=1e-6)
 
 

@@ -77,6 +77,7 @@ def geometry_by_numpy(w: np.ndarray, tuned: np.ndarray, d: np.ndarray) -> dict[s
         outside = u2[:, :k] - u[:, :k] @ (u[:, :k].T @ u2[:, :k])
         sines = np.linalg.svd(outside, compute_uv=False)
         figures[f"subspace_rotation_{rank}pct"] = sines.mean()
+        figures[f"principal_angle_largest_{rank}pct"] = np.arcsin(min(1.0, sines.max()))
         count = math.ceil(rank * w.size / 100)
         principal = top(np.abs((u[:, :k] * s[:k]) @ v[:k]), count)
         low = top(-np.abs(w), count)
