@@ -52,6 +52,23 @@ class MaskMismatchError(MaskError):
         """Every tensor that does not fit, and what is wrong with it."""
 
 
+class AdapterError(RequestError):
+    """An adapter cannot be made, applied or converted as asked."""
+
+
+class AdapterFileError(AdapterError):
+    """An adapter's file is truncated, altered, of another format or inconsistent."""
+
+
+class AdapterMismatchError(AdapterError):
+    """An adapter belongs to another base: tensors are missing, differ in shape or in content."""
+
+    def __init__(self, sentence: str, tensors: dict[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.tensors = tensors or {}
+        """Every tensor that does not fit, and what is wrong with it."""
+
+
 class AnalysisError(RequestError):
     """Checkpoints cannot be analysed as asked: not siblings, not finite, or a wrong setting."""
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
@@ -22,11 +21,10 @@ from safetensors import SafetensorError, safe_open
 from sparseopd.artifacts import Provenance, written_whole
 from sparseopd.errors import MaskError, MaskFileError
 from sparseopd.masks.bitmap import Bitmap, Bitmaps, numel_of
-from sparseopd.masks.coding import HEAD, blocks_of, decode, encode, longest
+from sparseopd.masks.coding import longest
+from sparseopd.masks.payload import is_plausible, pack, unpack
 
 FORMAT, VERSION = "sparseopd-mask", "2"
-LARGEST = 1 << 33
-"""Coordinates one tensor may have: more than any model's, few enough to be counted in memory."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,9 @@ def write(
         file.write(bytes(8 + reserved))
         for name in bitmaps:
             bitmap = bitmaps[name]
-            payload = encode(bitmap.bits, bitmap.numel)
+            payload, checksum = pack(bitmap)
             file.write(payload.data)
             base_hash = provenance.base_hashes.get(name)
-            checksum = _checksum(bitmap.shape, payload)
             entries[name] = _Entry(bitmap.shape, bitmap.count, checksum, base_hash)
             ends.append((ends[-1] if ends else 0) + len(payload))
         if if_empty is not None and not any(entry.count for entry in entries.values()):
@@ -176,17 +173,10 @@ def _entry(shape: Any, count: Any, checksum: Any, base_hash: Any = None) -> _Ent
 
 def _check_stored(path: Path, name: str, entry: _Entry, content: safe_open) -> None:
     """Check a payload's length against what the header says, before anything is allocated."""
-    numel = numel_of(entry.shape)
     stored = content.get_slice(name)
     size = stored.get_shape()
-    fits = (
-        numel <= LARGEST
-        and entry.count <= numel
-        and stored.get_dtype() == "U8"
-        and len(size) == 1
-        and HEAD.size * blocks_of(numel) <= size[0] <= longest(numel)
-    )
-    if not fits:
+    is_bytes = stored.get_dtype() == "U8" and len(size) == 1
+    if not (is_bytes and is_plausible(entry.shape, entry.count, size[0])):
         raise MaskFileError(
             f"{path} is inconsistent: {name} does not hold a mask of shape {entry.shape} with "
             f"{entry.count} coordinates"
@@ -195,22 +185,10 @@ def _check_stored(path: Path, name: str, entry: _Entry, content: safe_open) -> N
 
 def _load(path: Path, name: str, entry: _Entry, content: safe_open) -> Bitmap:
     try:
-        payload = content.get_tensor(name)
-        if _checksum(entry.shape, payload) != entry.checksum:
-            raise ValueError("it does not match its checksum")
-        bitmap = Bitmap(entry.shape, decode(payload, numel_of(entry.shape)))
-        if bitmap.count != entry.count:
-            raise ValueError(f"it has {bitmap.count} coordinates and should have {entry.count}")
+        return unpack(entry.shape, entry.count, entry.checksum, content.get_tensor(name))
     except (SafetensorError, OSError, ValueError) as error:
         raise MaskFileError(f"{path} is damaged in {name}: {error}") from error
-    return bitmap
 
 
 def _header_checksum(names: list[str], tensors: str, provenance: str) -> str:
     return xxhash.xxh3_64(_json([names, tensors, provenance]).encode()).hexdigest()
-
-
-def _checksum(shape: tuple[int, ...], payload: np.ndarray) -> str:
-    content = xxhash.xxh3_64(str(tuple(shape)).encode())
-    content.update(payload.data)
-    return content.hexdigest()

@@ -23,7 +23,7 @@ RESIDENT_BYTES = 128 << 20
 AROUND_BYTES = 2 << 20
 """What the kernel may show around a page that is touched."""
 
-_FLOATS = {
+FLOATS = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -31,6 +31,7 @@ _FLOATS = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+"""The floating-point dtypes of safetensors."""
 _NOTHING: tuple[str, Tensor] = ("", torch.empty(0))
 _BUFFERS = ("inv_freq", "masked_bias", "running_mean", "running_var")
 """Ends of the names of tensors that a checkpoint may hold and no optimizer trains."""
@@ -117,7 +118,7 @@ class FolderTensors:
             shard = self._shard(path)
             for name in shard.keys():
                 stored = shard.get_slice(name)
-                dtype = _FLOATS.get(stored.get_dtype())
+                dtype = FLOATS.get(stored.get_dtype())
                 if dtype is None and name.endswith("weight"):
                     raise PairError(
                         f"{name} in {path} holds {stored.get_dtype()} numbers, as quantized weights do: "

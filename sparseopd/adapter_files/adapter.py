@@ -1,0 +1,214 @@
+"""SparseAdapter: an adapter that was written, read tensor by tensor and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sparseopd.adapter_files.format import HEADER, PARTS, WEIGHTS, Entry, Header, checksum, state
+from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError, MaskMismatchError
+from sparseopd.masks.bitmap import Bitmap, Bitmaps
+from sparseopd.masks.mask import Mask
+from sparseopd.masks.payload import is_plausible, unpack
+from sparseopd.pairs.folder import FLOATS
+from sparseopd.pairs.locate import weights_folder
+from sparseopd.pairs.tensors import Source
+
+_KINDS = {"U8": torch.uint8, **FLOATS}
+Facts = dict[str, tuple[torch.dtype | None, tuple[int, ...]]]
+"""Dtype, None for one that no adapter has, and shape of each stored tensor."""
+
+
+class SparseAdapter:
+    """New values at some coordinates of one base, and which base that is.
+
+    Only the header is read at first. A tensor's mask or values are read, and checked, when asked for.
+    """
+
+    def __init__(self, label: str, facts: Facts, read: Callable[[str], Tensor]) -> None:
+        """Args: `read` returns a stored tensor by its key. Raises `AdapterFileError`."""
+        self.label = label
+        self._read, self._facts = read, facts
+        header = self._read_header()
+        self._entries = {entry.name: entry for entry in header.entries}
+        self._check_entries(header.entries)
+        bitmaps = Bitmaps(
+            {name: entry.shape for name, entry in self._entries.items()},
+            self._bitmap,
+            {name: entry.count for name, entry in self._entries.items()},
+        )
+        self.mask = Mask(bitmaps, header.provenance)
+        self.teacher = header.teacher
+
+    @classmethod
+    def load(cls, source: str | Path) -> SparseAdapter:
+        """Open an adapter's folder, or a hub id. Raises `AdapterFileError` on a damaged or foreign file."""
+        folder = weights_folder(str(source))
+        path = folder / WEIGHTS
+        if not path.is_file():
+            raise AdapterError(f"{source} holds no adapter ({WEIGHTS} is missing)")
+        try:
+            content = safe_open(path, framework="pt")
+            facts = {key: _facts_of(content, key) for key in content.keys()}
+        except (SafetensorError, OSError) as error:
+            raise AdapterFileError(
+                f"{path} is not a safetensors file, or is cut short ({error})"
+            ) from error
+        return cls(str(source), facts, content.get_tensor)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], label: str) -> SparseAdapter:
+        """Read an adapter whose file has been read already."""
+        facts: Facts = {key: (one.dtype, tuple(one.shape)) for key, one in tensors.items()}
+        return cls(label, facts, lambda key: tensors[key].cpu())
+
+    @property
+    def names(self) -> list[str]:
+        """The base's tensors, sorted."""
+        return list(self._entries)
+
+    @property
+    def touched(self) -> list[str]:
+        """The tensors with new values, sorted."""
+        return [name for name, entry in self._entries.items() if entry.count]
+
+    @property
+    def has_masters(self) -> bool:
+        """Whether some values are stored in float32 as well."""
+        return any(entry.has_masters for entry in self._entries.values())
+
+    @property
+    def result_hashes(self) -> dict[str, str]:
+        """The hashes that touched tensors have once the values are applied, where known."""
+        hashes = {name: entry.result_hash for name, entry in self._entries.items()}
+        return {name: digest for name, digest in hashes.items() if digest}
+
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of a tensor of the base."""
+        return self.mask.shape(name)
+
+    def count(self, name: str | None = None) -> int:
+        """Return the number of new values, of one tensor or of all."""
+        return self.mask.count(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype of a touched tensor's values."""
+        dtype = self._facts[f"{name}.values"][0]
+        assert dtype is not None
+        return dtype
+
+    def values(self, name: str) -> Tensor:
+        """Return a touched tensor's new values, (k,) by flat position, in the base's dtype."""
+        return self._checked(self._entries[name], "values")
+
+    def masters(self, name: str) -> Tensor | None:
+        """Return the same in float32, None where they are not stored."""
+        entry = self._entries[name]
+        return self._checked(entry, "masters") if entry.has_masters else None
+
+    def base_state(self) -> str:
+        """Return a digest of the checkpoint it belongs to, empty if its hashes are not known."""
+        hashes = self.mask.provenance.base_hashes
+        return state(hashes) if len(hashes) == len(self._entries) else ""
+
+    def result_state(self) -> str:
+        """Return a digest of the checkpoint that applying it makes, empty if not known."""
+        results = self.result_hashes
+        if not self.base_state() or len(results) < len(self.touched):
+            return ""
+        return state({**self.mask.provenance.base_hashes, **results})
+
+    def check(self) -> None:
+        """Read everything. Raises `AdapterFileError` naming what is damaged."""
+        for name in self.touched:
+            self._bitmap(name)
+            self.values(name)
+            self.masters(name)
+
+    def verify(self, source: Source) -> None:
+        """Check that it belongs to a model: names, shapes and, where recorded, content.
+
+        Raises `AdapterMismatchError`, whose `tensors` say of each what is wrong with it.
+        """
+        try:
+            self.mask.verify(source)
+        except MaskMismatchError as error:
+            base = self.mask.provenance.base
+            raise AdapterMismatchError(
+                f"the adapter {self.label} was made for {base or 'another base'}, and does not fit: "
+                f"{named(error.tensors)}; apply it to the base it was made for",
+                error.tensors,
+            ) from error
+
+    def _read_header(self) -> Header:
+        if HEADER not in self._facts:
+            raise AdapterFileError(
+                f"{self.label} is an adapter of another kind (its file lacks the tensor {HEADER}): convert "
+                "it with sparseopd adapter convert"
+            )
+        try:
+            return Header.from_bytes(self._read(HEADER).numpy().tobytes())
+        except (ValueError, SafetensorError, OSError) as error:
+            raise AdapterFileError(f"{self.label} is not a whole adapter: {error}") from error
+
+    def _check_entries(self, entries: list[Entry]) -> None:
+        """Check what is stored against the header, before anything is allocated."""
+        expected: Facts = {HEADER: (torch.uint8, self._facts[HEADER][1])}
+        for entry in entries:
+            for part, _ in zip(PARTS, entry.checksums, strict=False):
+                key = f"{entry.name}.{part}"
+                dtype, shape = self._facts.get(key, (None, ()))
+                fits = {
+                    "mask": dtype == torch.uint8
+                    and len(shape) == 1
+                    and is_plausible(entry.shape, entry.count, shape[0]),
+                    "values": dtype in FLOATS.values() and shape == (entry.count,),
+                    "masters": dtype == torch.float32 and shape == (entry.count,),
+                }
+                if not fits[part]:
+                    raise AdapterFileError(
+                        f"{self.label} is inconsistent: {key} is not as described"
+                    )
+                expected[key] = (dtype, shape)
+        names = [entry.name for entry in entries]
+        if self._facts.keys() != expected.keys() or names != sorted(set(names)):
+            raise AdapterFileError(
+                f"{self.label} is inconsistent: it holds other tensors than it lists"
+            )
+
+    def _bitmap(self, name: str) -> Bitmap:
+        entry = self._entries[name]
+        if not entry.count:
+            return Bitmap.empty(entry.shape)
+        try:
+            payload = self._read(f"{name}.mask").numpy()
+            return unpack(entry.shape, entry.count, entry.checksums[0], payload)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise AdapterFileError(f"{self.label} is damaged in {name}: {error}") from error
+
+    def _checked(self, entry: Entry, part: str) -> Tensor:
+        try:
+            found = self._read(f"{entry.name}.{part}")
+        except (SafetensorError, OSError) as error:
+            raise AdapterFileError(f"{self.label} is damaged in {entry.name}: {error}") from error
+        if checksum(found) != entry.checksums[PARTS.index(part)]:
+            raise AdapterFileError(
+                f"{self.label} is damaged in {entry.name}: its {part} do not match their checksum"
+            )
+        return found
+
+
+def named(tensors: Mapping[str, str], shown: int = 3) -> str:
+    """Return what is wrong with the first few tensors, and how many more there are."""
+    first = [f"{name} ({what})" for name, what in list(tensors.items())[:shown]]
+    more = f" and {len(tensors) - shown} more" if len(tensors) > shown else ""
+    return ", ".join(first) + more
+
+
+def _facts_of(content: safe_open, key: str) -> tuple[torch.dtype | None, tuple[int, ...]]:
+    stored = content.get_slice(key)
+    return _KINDS.get(stored.get_dtype()), tuple(stored.get_shape())
