@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparseopd.analysis import Analysis, AnalysisSettings, analyze
     from sparseopd.masks import Mask, select
     from sparseopd.optim import MaskedOptimizer
+    from sparseopd.overlays import apply, remove
     from sparseopd.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -27,6 +28,8 @@ __all__ = [
     "Recipe",
     "SparseOPDError",
     "analyze",
+    "apply",
+    "remove",
     "select",
 ]
 
@@ -37,6 +40,8 @@ _HOME = {
     "Mask": "sparseopd.masks",
     "select": "sparseopd.masks",
     "MaskedOptimizer": "sparseopd.optim",
+    "apply": "sparseopd.overlays",
+    "remove": "sparseopd.overlays",
     "Recipe": "sparseopd.recipe",
 }
 

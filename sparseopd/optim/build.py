@@ -16,6 +16,8 @@ from sparseopd.pairs.parameters import checkpoint_pieces, gather_positions
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """What torch.compile and activation checkpointing put into parameter names."""
+ADAPTED = "sparseopd_"
+"""Begins the name of what a sparse adapter puts beside a parameter."""
 _UNQUANTIZED = (
     "load the model without quantization (bf16 weights train from fp32 masters of the k coordinates "
     "alone), or leave the tensor out of the mask with --exclude"
@@ -34,9 +36,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def own_names(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by the names they have without wrappers, each shared one once."""
+    """Return the parameters by the names they have without wrappers, each shared one once.
+
+    The k-vectors that sparse adapters have beside the weights are not the model's own.
+    """
     found = {}
     for name, weight in model.named_parameters():
+        if any(part.startswith(ADAPTED) for part in name.split(".")):
+            continue
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         found[name] = weight

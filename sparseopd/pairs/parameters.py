@@ -45,18 +45,56 @@ def gather_positions(
     `read(checkpoint_name)` returns the boolean tensor in the shape on disk, or None for all-False.
     """
     flags = torch.zeros(shape, dtype=torch.bool)
-    if not shape.numel():
-        return flags
-    renamed = checkpoint_pieces(model, name, torch.empty(shape, device="meta"))
-    if len(renamed) == 1 and next(iter(renamed.values())).shape == shape and not _reorders(model):
-        found = read(next(iter(renamed)))
+    piece = _saved_unchanged(model, name, shape)
+    if piece is not None:
+        found = read(piece)
         return flags if found is None else found.reshape(shape)
+    for where in _moved_positions(model, name, shape, read).values():
+        flags.view(-1)[where] = True
+    return flags
+
+
+def piece_positions(
+    model: nn.Module, name: str, shape: torch.Size, read: Callable[[str], Tensor | None]
+) -> dict[str, Tensor]:
+    """Return where the chosen coordinates of each checkpoint tensor lie in the parameter `name`.
+
+    `read` is as in `gather_positions`. A checkpoint tensor of which nothing is chosen is left out; of
+    each other one the flat positions, int64 (k_piece,), in that tensor's own row-major order, so they
+    need not ascend.
+    """
+    piece = _saved_unchanged(model, name, shape)
+    if piece is None:
+        return _moved_positions(model, name, shape, read)
+    found = read(piece)
+    if found is None:
+        return {}
+    where = torch.nonzero(found.reshape(-1)).view(-1)
+    return {piece: where} if len(where) else {}
+
+
+def _moved_positions(
+    model: nn.Module, name: str, shape: torch.Size, read: Callable[[str], Tensor | None]
+) -> dict[str, Tensor]:
+    """`piece_positions` of a parameter that is saved as several tensors, or in another order."""
+    if not shape.numel():
+        return {}
     positions = torch.arange(shape.numel()).view(shape)
+    moved = {}
     for piece, where in checkpoint_pieces(model, name, positions).items():
         found = read(piece)
-        if found is not None:
-            flags.view(-1)[where[found]] = True
-    return flags
+        if found is not None and bool(found.any()):
+            moved[piece] = where[found]
+    return moved
+
+
+def _saved_unchanged(model: nn.Module, name: str, shape: torch.Size) -> str | None:
+    """The one checkpoint tensor with the same values in the same order; None if it is not so."""
+    if not shape.numel() or _reorders(model):
+        return None
+    pieces = checkpoint_pieces(model, name, torch.empty(shape, device="meta"))
+    piece, values = next(iter(pieces.items()))
+    return piece if len(pieces) == 1 and values.shape == shape else None
 
 
 def _reorders(model: nn.Module) -> bool:

@@ -1,0 +1,228 @@
+"""SparseLayer: the adapters of one weight, as PEFT knows a layer's adapters."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from sparseopd.adapters.training import Gathered, see_plainly, see_through
+from sparseopd.optim.build import ADAPTED
+from sparseopd.overlays.overlay import Overlay, Stack
+from sparseopd.overlays.placed import Placed
+
+_trained: weakref.WeakValueDictionary[int, SparseLayer] = weakref.WeakValueDictionary()
+"""The layer of each k-vector that may be trained, by identity."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which adapters a layer has on its weight, and in what way."""
+
+    active: tuple[str, ...] = ()
+    disabled: bool = False
+    unmerged: bool = False
+    """After `unmerge` the base's bits are back until the model next runs."""
+    merged: tuple[str, ...] = ()
+    trained: frozenset[str] = frozenset()
+    """Adapters whose values require a gradient."""
+
+
+class SparseLayer(nn.Module, BaseTunerLayer):
+    """The k values that each adapter has for one weight; those of the active ones are on the weight.
+
+    It is a child of the module that owns the weight, which otherwise stays what it is: nothing wraps it,
+    and its forward is its own. A weight that several modules share has one layer.
+    """
+
+    adapter_layer_names = ("values",)
+    other_param_names = ("placed", "overlays")
+
+    def __init__(self, name: str, holders: Sequence[tuple[nn.Module, str]]) -> None:
+        """Args: `name`, the parameter's; `holders`, every module and attribute that has it."""
+        super().__init__()
+        self.name = name
+        self.holders = tuple(holders)
+        self.values = nn.ParameterDict()
+        """By adapter, (k,): float32 where it is trained, else in the weight's dtype."""
+        self.placed: dict[str, Placed] = {}
+        self.overlays: dict[str, Overlay] = {}
+        self.stack = Stack()
+        self.merged_adapters: list[str] = []
+        self._active_adapter: list[str] = []
+        self._unmerged = False
+        self._written = -1
+        self._seen: tuple[Tensor, Tensor, int] | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The weight itself."""
+        module, attribute = self.holders[0]
+        weight = module._parameters[attribute]
+        assert weight is not None
+        return weight
+
+    def add(self, adapter: str, placed: Placed, values: Tensor) -> None:
+        """Add or replace an adapter, (k,) in any dtype; it shows once it is active, with `show`."""
+        if adapter in self.overlays and self.overlays[adapter] in self.stack.applied:
+            self.stack.switch(self.weight, [])
+        held = self.values.get(adapter)
+        if held is not None and self.placed[adapter].places.same(placed.places):
+            with torch.no_grad():  # an optimizer may hold it
+                held.copy_(values)
+        else:
+            self.values[adapter] = nn.Parameter(values, requires_grad=False)
+            self.placed[adapter] = placed
+            self.overlays[adapter] = Overlay(placed.places, values)
+
+    def shown(self) -> Shown:
+        """Return what `show` was last told."""
+        trained = (name for name, values in self.values.items() if values.requires_grad)
+        return Shown(
+            tuple(self.active_adapters),
+            self._disable_adapters,
+            self._unmerged,
+            tuple(self.merged_adapters),
+            frozenset(trained),
+        )
+
+    def show(self, shown: Shown, *, quiet: bool = False) -> None:
+        """Put exactly these adapters on the weight, and base bits wherever they have none.
+
+        `quiet` is for what will be undone before a backward pass needs the weight.
+        """
+        self._active_adapter, self._disable_adapters = [*shown.active], shown.disabled
+        self._unmerged, self.merged_adapters = shown.unmerged, [*shown.merged]
+        for name in [*self.values]:
+            self._require(name, name in shown.trained)
+        hidden = shown.disabled or shown.unmerged
+        names = [] if hidden else [name for name in shown.active if name in self.values]
+        for name in names:
+            self.overlays[name].values = self.values[name].detach()
+        self.stack.switch(self.weight, [self.overlays[name] for name in names], quiet=quiet)
+        self._be_seen()
+
+    def _be_seen(self) -> None:
+        """Let the modules see the weight through this layer while there is something to train."""
+        trained = self._trained()
+        self._seen, self._written = None, -1 if trained is None else trained._version
+        for module, attribute in self.holders:
+            if trained is None:
+                see_plainly(module, attribute)
+            else:
+                see_through(module, attribute, self)
+        if trained is not None:
+            _trained[id(trained)] = self
+
+    def seen(self) -> Tensor:
+        """Return the weight, or, where a gradient may be asked for, one that gathers it."""
+        weight, trained = self.weight, self._trained()
+        if trained is None:
+            return weight
+        if trained._version != self._written:
+            self.write()
+        if not torch.is_grad_enabled():
+            return weight
+        held = self._seen
+        if held is None or held[1] is not trained or held[2] != weight.data_ptr():
+            overlay = self.overlays[self.active_adapters[0]]
+            seen = Gathered.apply(trained, weight, overlay, self.name)
+            assert isinstance(seen, Tensor)
+            held = self._seen = seen, trained, weight.data_ptr()
+        return held[0]
+
+    def write(self) -> None:
+        """Write the values that are trained to the weight, after a step has changed them."""
+        trained = self._trained()
+        if trained is None or not self.stack.applied:
+            return
+        self.stack.applied[-1].values = trained.detach()
+        self.stack.rewrite(self.weight)
+        self._written = trained._version
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Put these adapters on the weight; a single one is trainable unless in inference mode."""
+        names = (adapter_names,) if isinstance(adapter_names, str) else tuple(adapter_names)
+        trained = frozenset(names) if len(names) == 1 and not inference_mode else frozenset()
+        self.show(Shown(names, self._disable_adapters, trained=trained))
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Let adapters be trained, from float32 values, or not."""
+        names = {adapter_names} if isinstance(adapter_names, str) else {*adapter_names}
+        shown = self.shown()
+        trained = shown.trained | names if requires_grad else shown.trained - names
+        self.show(replace(shown, trained=trained))
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Put the active adapters on the weight again, or the base's bits for a while."""
+        self.show(replace(self.shown(), disabled=not enabled), quiet=True)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Note that the values are in the weight, where they are anyway. Raises `ValueError` on NaN."""
+        names = tuple(self.active_adapters if adapter_names is None else adapter_names)
+        found = [self.values[name] for name in names if name in self.values]
+        if safe_merge and not all(bool(values.isfinite().all()) for values in found):
+            raise ValueError(f"NaNs detected in the values of {self.name}: the adapter is broken")
+        self.show(replace(self.shown(), active=names, unmerged=False, merged=names), quiet=True)
+
+    def unmerge(self) -> None:
+        """Put the base's bits back, until the model next runs."""
+        self.show(replace(self.shown(), unmerged=True, merged=()), quiet=True)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Forget an adapter, and put back what it had replaced."""
+        shown = self.shown()
+        remaining = tuple(name for name in shown.active if name != adapter_name)
+        self.show(replace(shown, active=remaining))
+        for held in (self.values, self.placed, self.overlays):
+            if adapter_name in held:
+                del held[adapter_name]
+
+    def leave(self) -> None:
+        """Leave the weight as it is, and the modules as they were."""
+        for module, attribute in self.holders:
+            see_plainly(module, attribute)
+        module, attribute = self.holders[0]
+        delattr(module, child_name(attribute))
+
+    def _require(self, adapter: str, requires_grad: bool) -> None:
+        values = self.values[adapter]
+        if requires_grad and values.dtype != torch.float32:
+            values = self.values[adapter] = nn.Parameter(values.detach().float())
+        values.requires_grad_(requires_grad)
+
+    def _trained(self) -> nn.Parameter | None:
+        """The k-vector that is on the weight and trained, if there is one."""
+        if self._disable_adapters or self._unmerged or len(self.active_adapters) != 1:
+            return None
+        name = self.active_adapters[0]
+        values = self.values.get(name)
+        return values if values is not None and values.requires_grad else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None}  # a copy sees its own weight
+
+
+def child_name(attribute: str) -> str:
+    """Return what the layer of a module's parameter is called among the module's children."""
+    return f"{ADAPTED}{attribute}"
+
+
+def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+    """Write what a step has trained; also for optimizers that change values behind torch's back."""
+    for group in optimizer.param_groups:
+        for values in group["params"]:
+            layer = _trained.get(id(values))
+            if layer is not None and layer._trained() is values:
+                layer.write()
+
+
+register_optimizer_step_post_hook(_after_step)

@@ -1,0 +1,291 @@
+"""SparseModel: PEFT's view of a model with sparse adapters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapters.config import SparseConfig
+from sparseopd.adapters.layer import Shown, SparseLayer
+from sparseopd.adapters.layers import layers_for, remove_layers
+from sparseopd.adapters.saving import adapter_tensors, hashed
+from sparseopd.adapters.weighted import Conflicts, weighted_sum
+from sparseopd.errors import AdapterError
+from sparseopd.masks.mask import Mask
+from sparseopd.optim.build import ADAPTED, own_names
+from sparseopd.overlays.applied import new_values
+from sparseopd.overlays.placed import Placed, place
+
+
+class SparseModel(BaseTuner):
+    """A model whose weights hold the values of its active adapters.
+
+    Read from PEFT 0.21.2: everything in `BaseTuner` that expects layers which wrap others is overridden.
+    """
+
+    prefix = ADAPTED
+    tuner_layer_cls = SparseLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add an adapter whose values are the weights as they are.
+
+        One that was saved has no mask yet; it comes with its weights. Raises `MaskMismatchError` naming
+        the tensors if the mask belongs to other weights.
+        """
+        config = self._config(adapter_name)
+        if config.mask is None and config.k is not None:
+            return self._freeze()
+        with self._base_bits():
+            config.mask = hashed(config.chosen, model)
+            placed = place(model, config.mask)
+            weights = own_names(model)
+            values = {
+                name: one.places.take(weights[name].detach()).clone()
+                for name, one in placed.items()
+            }
+        self._freeze()
+        self._add(adapter_name, placed, values)
+
+    def install(self, adapter_name: str, adapter: SparseAdapter) -> None:
+        """Take a saved adapter's mask and values, in place of those the adapter of that name has.
+
+        Raises `AdapterMismatchError` naming the tensors if it was made for other weights.
+        """
+        config = self._config(adapter_name)
+        with self._base_bits():
+            if not self._knows(adapter):
+                adapter.verify(self.model)
+            placed = place(self.model, adapter.mask)
+        weights = own_names(self.model)
+        dtype = torch.float32 if self._trains(adapter_name) else None
+        values = {
+            name: new_values(one, adapter, weights[name], dtype) for name, one in placed.items()
+        }
+        config.mask, config.k = adapter.mask, adapter.count()
+        self._add(adapter_name, placed, values)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Put one adapter's values on the weights, or several, of which the last wins where they meet.
+
+        A single one is trainable afterwards unless in inference mode. Whatever goes wrong on the way, the
+        weights are then as they were.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        for name in names:
+            if name not in self.peft_config:
+                raise ValueError(f"Adapter {name} not found.")
+        self._change(lambda layer: layer.set_adapter(names, inference_mode=inference_mode))
+        self.active_adapter = adapter_name
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, safe_merge: bool = False
+    ) -> None:
+        """Note that the weights hold the adapters' values, which they do anyway."""
+        self._change(lambda layer: layer.merge(safe_merge=safe_merge, adapter_names=adapter_names))
+
+    def unmerge_adapter(self) -> None:
+        """Put the base's bits back; the active adapters return when the model next runs."""
+        self._change(lambda layer: layer.unmerge())
+        self._return_when_run()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Forget an adapter; if it was the active one, the first of the others is then."""
+        if adapter_name not in self.peft_config:
+            raise ValueError(f"Adapter {adapter_name} does not exist")
+        active = [name for name in self.active_adapters if name != adapter_name]
+        for layer in self._layers():
+            layer.delete_adapter(adapter_name)
+        del self.peft_config[adapter_name]
+        if not active and self.peft_config:
+            active = [next(iter(self.peft_config))]
+            warnings.warn(f"Adapter {adapter_name} was active; now {active[0]} is.", stacklevel=2)
+        self.set_adapter(active)
+
+    def add_weighted_adapter(
+        self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str
+    ) -> Conflicts:
+        """Add an adapter that is a weighted sum of others; return where they contradict each other.
+
+        Its values are base + Σ wᵢ (valuesᵢ - base) at every coordinate that one of them has. It is not
+        active before `set_adapter`.
+        """
+        if adapter_name in self.peft_config:
+            raise AdapterError(f"there is an adapter {adapter_name} already: give another name")
+        if len(adapters) != len(weights) or not adapters:
+            raise AdapterError(f"{len(adapters)} adapters and {len(weights)} weights: give as many")
+        configs = [self._config(name) for name in adapters]
+        mask = configs[0].chosen
+        for config in configs[1:]:
+            mask = mask | config.chosen
+        with self._base_bits():
+            placed = place(self.model, mask)
+            summed = weighted_sum(self._layers(), placed, adapters, weights)
+        self.peft_config[adapter_name] = replace(configs[0], mask=mask)
+        self._add(adapter_name, placed, summed.values)
+        return summed.conflicts
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Leave the adapters' values in the weights, or the base's bits, and nothing else behind."""
+        if merge:
+            self.enable_adapter_layers()
+            self.merge_adapter(adapter_names, safe_merge)
+        else:
+            self._change(lambda layer: layer.show(Shown()))
+        remove_layers(self._layers())
+        del self.model.peft_config
+        return self.model
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        self._change(lambda layer: layer.enable_adapters(enabled))
+
+    def _check_merge_allowed(self) -> None:
+        """Tied weights are one storage with one layer, so merging is always allowed."""
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Values are float32 where they are trained, and have the weight's dtype elsewhere."""
+
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("sparse adapters replace no module")
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        assert isinstance(config, SparseConfig)
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, SparseLayer)}
+        return adapter_tensors(_inner(model), config, adapter_name, layers, state_dict)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        tuner = next(one for one in model.modules() if isinstance(one, SparseModel))
+        label = f"the adapter {adapter_name}"
+        tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        return {
+            f"{name}.values.{adapter_name}": layer.values[adapter_name].detach()
+            for name, layer in model.named_modules()
+            if isinstance(layer, SparseLayer) and adapter_name in layer.values
+        }
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return key  # an adapter's file has checkpoint names, whatever the adapter is called
+
+    def _layers(self) -> list[SparseLayer]:
+        return [module for module in self.model.modules() if isinstance(module, SparseLayer)]
+
+    def _config(self, adapter: str) -> SparseConfig:
+        config = self.peft_config.get(adapter)
+        if not isinstance(config, SparseConfig):
+            raise AdapterError(f"there is no sparse adapter {adapter}: load it first")
+        return config
+
+    def _trains(self, adapter: str) -> bool:
+        return adapter in self.active_adapters and not self.peft_config[adapter].inference_mode
+
+    def _knows(self, adapter: SparseAdapter) -> bool:
+        """Whether another adapter has been found to belong to the same base."""
+        hashes = adapter.mask.provenance.base_hashes
+        masks = [config.mask for config in self.peft_config.values()]  # pyright: ignore
+        return len(hashes) == len(adapter.names) and any(
+            isinstance(mask, Mask) and mask.provenance.base_hashes == hashes for mask in masks
+        )
+
+    def _freeze(self) -> None:
+        """Let nothing but k-vectors require a gradient."""
+        for name, weight in self.model.named_parameters():
+            if self.prefix not in name:
+                weight.requires_grad_(False)
+
+    def _add(
+        self, adapter: str, placed: Mapping[str, Placed], values: Mapping[str, Tensor]
+    ) -> None:
+        """Give the layers an adapter's values, and show it if it is active."""
+        layers = layers_for(self.model, placed)
+        for layer in self._layers():
+            if layer.name in placed:
+                layer.add(adapter, placed[layer.name], values[layer.name])
+            else:
+                layer.delete_adapter(adapter)
+        trained = frozenset([adapter]) if self._trains(adapter) else frozenset()
+        active = tuple(self.active_adapters)
+        self._change(
+            lambda layer: layer.show(
+                replace(layer.shown(), active=active, trained=layer.shown().trained | trained)
+            )
+        )
+        self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *layers])]
+
+    def _change(self, change: Callable[[SparseLayer], None]) -> None:
+        """Change every layer, or none."""
+        before = [(layer, layer.shown()) for layer in self._layers()]
+        try:
+            for layer, _ in before:
+                change(layer)
+        except BaseException:
+            for layer, shown in before:
+                layer.show(shown)
+            raise
+
+    @contextmanager
+    def _base_bits(self) -> Iterator[None]:
+        """Have the base's bits on the weights for a while."""
+        before = [(layer, layer.shown()) for layer in self._layers()]
+        try:
+            for layer, shown in before:
+                layer.show(replace(shown, disabled=True), quiet=True)
+            yield
+        finally:
+            for layer, shown in before:
+                layer.show(shown, quiet=True)
+
+    def _return_when_run(self) -> None:
+        """Show the active adapters again as soon as any module that has an adapter, or the model, runs."""
+        layers = self._layers()
+        modules = {self.model, *(module for layer in layers for module, _ in layer.holders)}
+        hooks: list[Any] = []
+
+        def come_back(*_: Any) -> None:
+            for hook in hooks:
+                hook.remove()
+            hooks.clear()
+            for layer in layers:
+                layer.show(replace(layer.shown(), unmerged=False), quiet=True)
+
+        hooks += [module.register_forward_pre_hook(come_back) for module in modules]
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model inside PEFT's wrappers, whose names the checkpoint has."""
+    tuners = (one for one in model.modules() if isinstance(one, SparseModel))
+    found = next(tuners, None)
+    return model if found is None else found.model

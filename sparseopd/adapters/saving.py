@@ -1,0 +1,94 @@
+"""From a sparse adapter on a model to the tensors of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sparseopd.adapter_files.format import HEADER, Entry, Header
+from sparseopd.adapter_files.writer import stored
+from sparseopd.adapters.config import SparseConfig
+from sparseopd.adapters.layer import SparseLayer
+from sparseopd.masks.mask import Mask
+from sparseopd.pairs.parameters import checkpoint_pieces
+from sparseopd.pairs.tensors import open_tensors, stored_hash, tensor_hash
+
+
+def hashed(mask: Mask, model: nn.Module) -> Mask:
+    """Check that a mask belongs to a model, and return it with the hashes of the model's tensors.
+
+    Raises `MaskMismatchError` naming the tensors that do not fit.
+    """
+    mask.verify(model)
+    known = mask.provenance.base_hashes
+    missing = [name for name in mask.names if name not in known]
+    if not missing:
+        return mask
+    tensors = open_tensors(model)
+    found = {name: stored_hash(tensors, name) for name in missing}
+    base = mask.provenance.base or getattr(model, "name_or_path", "")
+    return Mask(mask.bitmaps, replace(mask.provenance, base=base, base_hashes={**known, **found}))
+
+
+def adapter_tensors(
+    model: nn.Module,
+    config: SparseConfig,
+    adapter: str,
+    layers: Mapping[str, SparseLayer],
+    held: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return what the file of an adapter holds, by key.
+
+    Args:
+        model: the model whose checkpoint names the mask has.
+        layers: by their names in the state dict `held`, whose values are the ones that count.
+    """
+    mask, hashes = config.chosen, config.chosen.provenance.base_hashes
+    values, results = {}, {}
+    for place, layer in layers.items():
+        if adapter in layer.values:
+            current = held.get(f"{place}.values.{adapter}", layer.values[adapter])
+            values |= layer.placed[adapter].split(current.detach().cpu())
+            results |= _results(model, layer, adapter)
+    entries: list[Entry] = []
+    tensors: dict[str, Tensor] = {}
+    for name in mask.names:
+        new = values.get(name)
+        dtype = _dtype_of(hashes.get(name), new)
+        rounded = None if new is None else new.to(dtype)
+        lossless = new is None or rounded is None or torch.equal(rounded.to(new.dtype), new)
+        entry, parts = stored(
+            name,
+            mask.bitmaps[name],
+            rounded,
+            masters=None if lossless or not config.save_masters else new,
+            base_hash=hashes.get(name),
+            result_hash=results.get(name) if _is_of(results.get(name), dtype) else None,
+        )
+        entries.append(entry)
+        tensors |= parts
+    header = Header(entries, mask.provenance).to_tensor()
+    return {**tensors, HEADER: header}
+
+
+def _results(model: nn.Module, layer: SparseLayer, adapter: str) -> dict[str, str]:
+    """The hashes of a weight's checkpoint tensors, if it holds this adapter's values and no other's."""
+    if [*layer.stack.applied] != [layer.overlays[adapter]]:
+        return {}
+    pieces = checkpoint_pieces(model, layer.name, layer.weight.detach().cpu())
+    return {name: tensor_hash(piece) for name, piece in pieces.items()}
+
+
+def _dtype_of(base_hash: str | None, values: Tensor | None) -> torch.dtype:
+    """The dtype in which the base stores a tensor, or, where that is not known, that of the values."""
+    stored_in = getattr(torch, (base_hash or "").partition(":")[0], None)
+    if isinstance(stored_in, torch.dtype):
+        return stored_in
+    return torch.float32 if values is None else values.dtype
+
+
+def _is_of(digest: str | None, dtype: torch.dtype) -> bool:
+    return digest is not None and digest.startswith(f"{str(dtype).removeprefix('torch.')}:")

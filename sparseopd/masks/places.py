@@ -1,0 +1,94 @@
+"""Where the chosen coordinates of one weight lie in memory: gathered and written as a k-vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseopd.errors import MaskError
+
+_PIECE = 2**18
+"""Values written at a time on the CPU, where the int64 copy of so many positions stays in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Flat, ascending positions of chosen coordinates in one weight held in memory."""
+
+    index: Tensor | None
+    """(k,) on the weight's device, int32 where that reaches, else int64; None where all are chosen."""
+    k: int
+    """How many are chosen."""
+    device: torch.device
+    """Where the weight lies."""
+
+    @classmethod
+    def of(cls, chosen: Tensor, device: torch.device | str | int) -> Places:
+        """Find the True coordinates of a bool tensor of the weight's shape; keep them on `device`."""
+        # Where all is chosen the weight itself is the k-vector, in the same order.
+        if bool(chosen.all()):
+            return cls(None, chosen.numel(), torch.device(device))
+        positions = torch.nonzero(chosen.reshape(-1)).view(-1)
+        index = _narrowed(positions, chosen.numel()).to(device)
+        return cls(index, len(index), index.device)
+
+    @classmethod
+    def at(cls, positions: Tensor, weight: Tensor) -> Places:
+        """Take flat positions in `weight`, int64 (k,), ascending without repeats; keep them beside it."""
+        if len(positions) == weight.numel():
+            return cls(None, len(positions), weight.device)
+        index = _narrowed(positions, weight.numel()).to(weight.device)
+        return cls(index, len(index), weight.device)
+
+    def take(self, dense: Tensor) -> Tensor:
+        """Return the chosen coordinates of a tensor in the weight's shape: (k,), in its dtype.
+
+        A copy, except where all are chosen: then the flat tensor itself, which shares its memory.
+        """
+        flat = dense.reshape(-1)
+        return flat if self.index is None else flat.index_select(0, self.index)
+
+    @torch.no_grad()
+    def put(self, dense: Tensor, values: Tensor) -> None:
+        """Write values (k,), cast to `dense`'s dtype, to the chosen coordinates; touch no other.
+
+        `dense` has the weight's shape and is contiguous. Raises `MaskError` if there are not k values.
+        """
+        if values.shape != (self.k,):
+            raise MaskError(
+                f"values of shape {tuple(values.shape)} cannot be written to {self.k} coordinates: "
+                f"give a vector of {self.k}"
+            )
+        flat = dense.view(-1)
+        if self.index is None:
+            flat.copy_(values)
+            return
+        step = _PIECE if flat.is_cpu else max(self.k, 1)
+        for start in range(0, self.k, step):
+            piece = slice(start, start + step)
+            flat.index_copy_(0, self.index[piece].long(), values[piece].to(flat))
+
+    def to(self, device: torch.device | str | int) -> Places:
+        """Return the same places of the weight moved to another device."""
+        index = None if self.index is None else self.index.to(device)
+        return Places(index, self.k, torch.device(device))
+
+    def positions(self) -> Tensor:
+        """Return the flat positions, int64 (k,), on the weight's device."""
+        if self.index is None:
+            return torch.arange(self.k, device=self.device)
+        return self.index.long()
+
+    def same(self, other: Places) -> bool:
+        """Whether two `Places` of one weight choose the same coordinates."""
+        if self.index is None or other.index is None:
+            return self.index is other.index and self.k == other.k
+        return self.k == other.k and torch.equal(self.index, other.index)
+
+
+def _narrowed(positions: Tensor, numel: int) -> Tensor:
+    """Positions in a weight of `numel` coordinates as int32 where that reaches."""
+    # Half the bytes held, and faster to gather by; only writing has to widen it.
+    return positions.to(torch.int32) if numel < 2**31 else positions
