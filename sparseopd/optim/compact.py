@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseopd.errors import OptimizerError
+from sparseopd.masks.places import Places
 from sparseopd.optim.rounding import round_stochastically, uniform_at
 from sparseopd.optim.shards import LocalPart, local_part, local_tensor
 
@@ -25,23 +26,27 @@ class CompactParameter:
         self.part = local_part(name, weight)
         self.whole_k = int(chosen.count_nonzero())
         """Coordinates in the whole weight."""
-        self.within = _places(chosen, self.part)
+        self.within = _ranks(chosen, self.part)
         """Where the local coordinates stand in the whole k-vector: a slice, or int64 (k,)."""
         held = self._held()
         if not held.is_contiguous():
             raise OptimizerError(
                 f"the weight {name} is not contiguous in memory: call .contiguous() first"
             )
-        chosen = self.part.of(chosen)
-        # Where all is chosen the weight itself is the k-vector, in the same order.
-        self.index = None if bool(chosen.all()) else _positions(chosen).to(held.device)
+        self.places = Places.of(self.part.of(chosen), held.device)
+        """The local coordinates, in this process's block."""
         self.row_starts: Tensor | None = None
         """Where each row of the weight begins in the index, int32 (rows + 1,), if gradients are sampled."""
-        self.values = nn.Parameter(self._masked(held).to(torch.float32, copy=True))
+        self.values = nn.Parameter(self.places.take(held).to(torch.float32, copy=True))
         self.written: tuple[int, int] | None = None
         """The noise, (step, seed), of the last write; None if it was rounded to nearest."""
         self.norms: Tensor | None = None
         """Norms of the dense gradient and of its masked part, fp32 (2,), where they were asked for."""
+
+    @property
+    def index(self) -> Tensor | None:
+        """The flat positions of the local coordinates, (k,); None where all are chosen."""
+        return self.places.index
 
     @torch.no_grad()
     def gather(self, *, measure: bool = False) -> None:
@@ -59,7 +64,7 @@ class CompactParameter:
             )
         local = local_tensor(dense, self.weight)
         # Where all is chosen the gradient itself would come back, which others may still hold.
-        gathered = self._masked(local).to(torch.float32, copy=self.index is None)
+        gathered = self.places.take(local).to(torch.float32, copy=self.index is None)
         if measure:
             norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in (local, gathered)]
             self.norms = torch.stack(norms) * (1.0 if self.norms is None else torch.nan)
@@ -84,17 +89,8 @@ class CompactParameter:
         To nearest, or stochastically by `noise`, a (step, seed).
         """
         self.written = noise
-        flat = self._held().view(-1)
-        if self.index is None:
-            flat.copy_(self._rounded(flat.dtype))
-        else:
-            positions, stored = self.index.long(), self._rounded(flat.dtype)
-            # The fastest there is on the CPU (benchmarks/where_time_goes.py), though it takes no int32;
-            # torch's deterministic mode refuses it, as an index might come twice, which none does here.
-            if flat.is_cpu and not torch.are_deterministic_algorithms_enabled():
-                flat.put_(positions, stored)
-            else:
-                flat.index_copy_(0, positions, stored)
+        held = self._held()
+        self.places.put(held, self._rounded(held.dtype))
 
     @torch.no_grad()
     def is_as_written(self) -> bool:
@@ -105,12 +101,12 @@ class CompactParameter:
     @torch.no_grad()
     def stored(self) -> Tensor:
         """Return the weight's masked coordinates as they are stored: a copy of (k,), in its dtype."""
-        return self._masked(self._held()).clone()
+        return self.places.take(self._held()).clone()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take the values anew from the weight, after someone else has written to it."""
-        self.values.copy_(self._masked(self._held()))
+        self.values.copy_(self.places.take(self._held()))
         self.written = None
 
     def _rounded(self, dtype: torch.dtype) -> Tensor:
@@ -118,28 +114,15 @@ class CompactParameter:
         values = self.values.detach()
         if self.written is None or dtype == torch.float32:
             return values.to(dtype)
-        size = values.numel()
-        local = torch.arange(size, device=values.device) if self.index is None else self.index
-        positions = self.part.flat_positions(local.long())
+        positions = self.part.flat_positions(self.places.positions())
         return round_stochastically(values, dtype, uniform_at(positions, self.name, *self.written))
 
     def _held(self) -> Tensor:
         """The weight's own memory in this process; FSDP2 may move it, so it is asked each time."""
         return local_tensor(self.weight.detach())
 
-    def _masked(self, dense: Tensor) -> Tensor:
-        """The masked coordinates of a dense local tensor: (k,), in its dtype; a copy, or all of it."""
-        flat = dense.reshape(-1)
-        return flat if self.index is None else flat.index_select(0, self.index)
 
-
-def _positions(chosen: Tensor) -> Tensor:
-    """Flat positions of (k,); int32 where that reaches, to halve the index."""
-    positions = torch.nonzero(chosen.reshape(-1)).view(-1)
-    return positions.to(torch.int32) if chosen.numel() < 2**31 else positions
-
-
-def _places(chosen: Tensor, part: LocalPart) -> slice | Tensor:
+def _ranks(chosen: Tensor, part: LocalPart) -> slice | Tensor:
     """Where the chosen coordinates of this process stand among all chosen ones."""
     if part.whole or part.by_rows:
         before = int(chosen[: part.region[0].start].count_nonzero()) if chosen.dim() else 0

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from sparseopd.errors import PairError
 from sparseopd.masks import select
 from sparseopd.pairs import checkpoint_pieces, gather_positions, open_tensors, tensor_hash, tiny
+from sparseopd.pairs.parameters import piece_positions
 from sparseopd.pairs.tensors import matches_hash, stored_hash
 from tests.conftest import make_moe, make_qwen3
 from tests.masks.held import Held
@@ -45,6 +46,69 @@ def test_positions_lead_back_to_the_pieces(name: str, tmp_path: Path) -> None:
         flags = gather_positions(model, parameter, weight.shape, lambda piece: mask[piece])
         for piece, there in checkpoint_pieces(model, parameter, flags).items():
             assert torch.equal(there, mask[piece])
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "moe", "llava"])
+def test_values_written_piece_by_piece_are_saved_in_each_piece_s_order(
+    name: str, tmp_path: Path
+) -> None:
+    model = reloaded(name, tmp_path)
+    mask, written = select(model, selector="random", density=0.3), {}
+    before = {piece: open_tensors(model)[piece].clone() for piece in mask.names}
+    for parameter, weight in model.named_parameters():
+        held = piece_positions(model, parameter, weight.shape, lambda piece: mask[piece])
+        assert held.keys() <= checkpoint_pieces(model, parameter, weight.detach()).keys()
+        for piece, positions in held.items():
+            written[piece] = torch.randn(len(positions)).to(weight.dtype)
+            weight.detach().view(-1)[positions] = written[piece]
+    model.save_pretrained(tmp_path / "saved")
+    after = open_tensors(tmp_path / "saved")
+    assert written.keys() == {piece for piece in mask.names if mask.count(piece)}
+    for piece in mask.names:
+        chosen = mask[piece]
+        assert torch.equal(after[piece][chosen], written.get(piece, before[piece][:0].view(-1))), (
+            piece
+        )
+        assert torch.equal(after[piece][~chosen], before[piece][~chosen]), piece
+
+
+def test_one_parameter_may_hold_many_pieces_or_a_renamed_one(tmp_path: Path) -> None:
+    moe, llava = reloaded("moe", tmp_path), reloaded("llava", tmp_path)
+    experts = {len(held) for held in every_position(moe).values()}
+    assert experts == {1, 4, 8}
+    assert any(parameter not in held for parameter, held in every_position(llava).items())
+
+
+def every_position(model: PreTrainedModel) -> dict[str, dict[str, torch.Tensor]]:
+    """Positions of all coordinates, which together are each parameter's once."""
+    tensors, found = open_tensors(model), {}
+    for name, weight in model.named_parameters():
+        found[name] = piece_positions(
+            model, name, weight.shape, lambda piece: torch.ones(tensors.shape(piece)).bool()
+        )
+        together = torch.cat(list(found[name].values()))
+        assert torch.equal(together.sort().values, torch.arange(weight.numel()))
+    return found
+
+
+@pytest.mark.parametrize("module", [torch.nn.Linear(3, 2), make_qwen3()])
+def test_positions_of_an_unchanged_parameter_are_the_mask_s(module: torch.nn.Module) -> None:
+    name, weight = next(iter(module.named_parameters()))
+    flags = torch.zeros(weight.shape, dtype=torch.bool)
+    flags[0, 1] = flags[1, 0] = True
+    found = piece_positions(module, name, weight.shape, {name: flags}.get)
+    assert found.keys() == {name}
+    assert torch.equal(found[name], torch.tensor([1, weight.shape[1]]))
+
+
+@pytest.mark.parametrize("name", ["untied", "moe"])
+def test_pieces_without_a_chosen_coordinate_have_no_positions(name: str, tmp_path: Path) -> None:
+    model = reloaded(name, tmp_path)
+    tensors = open_tensors(model)
+    for parameter, weight in model.named_parameters():
+        for read in (lambda _: None, lambda piece: torch.zeros(tensors.shape(piece)).bool()):
+            assert piece_positions(model, parameter, weight.shape, read) == {}
+        assert piece_positions(model, parameter, torch.Size((0, 3)), lambda _: None) == {}
 
 
 def test_hashes_tell_dtype_shape_and_bits_apart() -> None:
