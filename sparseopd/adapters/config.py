@@ -8,7 +8,9 @@ from typing import Any
 
 from peft import PeftConfig
 
-from sparseopd.adapter_files.format import PEFT_TYPE
+from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapter_files.card import write_card
+from sparseopd.adapter_files.format import PEFT_TYPE, WEIGHTS
 from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 
@@ -45,6 +47,12 @@ class SparseConfig(PeftConfig):
                 "SparseConfig has no mask: give SparseConfig(mask=…), or load an adapter"
             )
         return self.mask
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the settings and, beside an adapter that PEFT has just written, its model card."""
+        super().save_pretrained(save_directory, **kwargs)
+        if (Path(save_directory) / WEIGHTS).is_file():
+            write_card(save_directory, SparseAdapter.load(save_directory))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON takes them; the mask itself is in the adapter's weights."""

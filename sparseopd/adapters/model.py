@@ -181,15 +181,14 @@ class SparseModel(BaseTuner):
     ) -> dict[str, Tensor]:
         assert isinstance(config, SparseConfig)
         layers = {n: m for n, m in model.named_modules() if isinstance(m, SparseLayer)}
-        return adapter_tensors(_inner(model), config, adapter_name, layers, state_dict)
+        return adapter_tensors(tuner_of(model).model, config, adapter_name, layers, state_dict)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        tuner = next(one for one in model.modules() if isinstance(one, SparseModel))
         label = f"the adapter {adapter_name}"
-        tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        tuner_of(model).install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
         return {
             f"{name}.values.{adapter_name}": layer.values[adapter_name].detach()
             for name, layer in model.named_modules()
@@ -284,8 +283,11 @@ class SparseModel(BaseTuner):
         hooks += [module.register_forward_pre_hook(come_back) for module in modules]
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """The model inside PEFT's wrappers, whose names the checkpoint has."""
-    tuners = (one for one in model.modules() if isinstance(one, SparseModel))
-    found = next(tuners, None)
-    return model if found is None else found.model
+def tuner_of(model: nn.Module) -> SparseModel:
+    """Return the tuner in a PEFT model. Raises `AdapterError` for a model without one."""
+    for module in model.modules():
+        if isinstance(module, SparseModel):
+            return module
+    raise AdapterError(
+        f"this {type(model).__name__} is no PEFT model: wrap it with get_peft_model, or use sparseopd.apply"
+    )

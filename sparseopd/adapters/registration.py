@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.format import PEFT_TYPE
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.model import SparseModel
+from sparseopd.adapters.model import SparseModel, tuner_of
 
 
 def register() -> None:
@@ -34,9 +34,8 @@ def register() -> None:
     ) -> None:
         if not isinstance(config, SparseConfig):
             return others(model, state_dict, adapter_name, config, **more)
-        tuner = next(one for one in model.modules() if isinstance(one, SparseModel))
         label = f"the adapter for {adapter_name}"
-        tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        tuner_of(model).install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
 
     swap.knows_sparse = True  # pyright: ignore[reportFunctionMemberAccess]
     hotswap.hotswap_adapter_from_state_dict = swap
