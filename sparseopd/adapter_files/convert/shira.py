@@ -1,0 +1,111 @@
+"""PEFT's SHiRA: of each linear layer, r·(rows + columns) differences and their rows and columns.
+
+Read from PEFT 0.21.2, tuners/shira: `shira_weight` float32 (k,), `shira_indices` int32 (2, k), and
+merging is `weight += torch.sparse_coo_tensor(indices, values)`, in which repeated places add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapter_files.convert import peft_folder
+from sparseopd.adapter_files.convert.changes import Additions, Change
+from sparseopd.adapter_files.convert.differences import Difference, Merged, difference, widened
+from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
+from sparseopd.adapter_files.convert.result import Outcome
+from sparseopd.artifacts import Progress
+from sparseopd.errors import AdapterError, AdapterFileError
+from sparseopd.pairs.tensors import Source, Tensors
+
+TITLE = "SHiRA"
+PARTS = ("shira_weight", "shira_indices")
+
+
+def export(
+    adapter: SparseAdapter, base: Source | None, folder: Path, progress: Progress | None
+) -> Outcome:
+    """Write a SHiRA adapter whose rank r is the largest that a layer needs; the others are padded."""
+    planned = plan(adapter, base, TITLE)
+    rank = _rank(planned.layers)
+    merged = Merged(TITLE, _added)
+    settings = {
+        "peft_type": "SHIRA",
+        "r": rank,
+        # Any other type than "random", which would draw a permutation of each layer while loading.
+        "mask_type": "sparseopd",
+        "fan_in_fan_out": False,
+    }
+    tensors = _tensors(adapter, planned, rank, merged, progress)
+    peft_folder.save(folder, adapter, planned, settings, tensors)
+    stored = sum(rank * (layer.rows + layer.columns) for layer in planned.layers)
+    losses = planned.losses + merged.losses()
+    return Outcome(k=planned.k, losses=losses, padding=stored - planned.k)
+
+
+def read(folder: Path, source: Source, base: Tensors) -> Change:
+    """Open a SHiRA adapter. Raises `AdapterError` for one that does more than add at chosen places."""
+    opened = peft_folder.PeftFolder(folder, TITLE, PARTS)
+    modules = opened.tensors_of(source, base)
+
+    def merge(name: str, before: Tensor) -> tuple[Tensor, int]:
+        values, places = opened.read(modules[name])
+        _check(f"{folder}: {modules[name]}", before.shape, values, places)
+        added = torch.sparse_coo_tensor(
+            places.int(), values.float(), before.shape, check_invariants=False
+        )
+        return before.clone().add_(added), len(values)
+
+    return Additions(list(modules), merge)
+
+
+def _rank(layers: list[Layer]) -> int:
+    """Return the smallest rank that gives every layer room. Raises `AdapterError` if none does."""
+    rank, densest = max((-(-one.k // (one.rows + one.columns)), one.tensor) for one in layers)
+    for layer in layers:
+        most = layer.numel // (layer.rows + layer.columns)
+        if rank > most:
+            raise AdapterError(
+                f"SHiRA gives every layer the same rank r and r·(rows + columns) values: {densest} needs "
+                f"r = {rank}, and {layer.tensor} of {layer.rows} × {layer.columns} allows {most}; convert "
+                "to supertuning, which has no such limit"
+            )
+    return rank
+
+
+def _tensors(
+    adapter: SparseAdapter, planned: Plan, rank: int, merged: Merged, progress: Progress | None
+) -> Iterator[tuple[str, Tensor]]:
+    for done, layer in enumerate(planned.layers, 1):
+        found = difference(adapter, planned.base, layer.tensor)
+        merged.count(found)
+        positions, values = found.padded(rank * (layer.rows + layer.columns))
+        places = torch.stack([positions // layer.columns, positions % layer.columns])
+        yield f"{layer.module}.{PARTS[0]}", values
+        yield f"{layer.module}.{PARTS[1]}", places.int()
+        if progress is not None:
+            progress("export", done, len(planned.layers))
+
+
+def _added(found: Difference) -> Tensor:
+    """What `weight += sparse` makes: a sum in the wider of the two dtypes, rounded to the weight's."""
+    wide = widened(found.old.dtype)
+    return (found.old.to(wide) + found.delta.to(wide)).to(found.old.dtype)
+
+
+def _check(label: str, shape: torch.Size, values: Tensor, places: Tensor) -> None:
+    """Raise `AdapterFileError` unless the places lie in a matrix of this shape."""
+    if len(shape) != 2 or values.ndim != 1 or places.shape != (2, len(values)):
+        raise AdapterFileError(
+            f"{label} has values {tuple(values.shape)} and indices {tuple(places.shape)} for a weight of "
+            f"{tuple(shape)}: SHiRA's are (k,), (2, k) and a matrix"
+        )
+    limits = torch.tensor(shape).unsqueeze(1)
+    if bool(((places < 0) | (places >= limits)).any()):
+        raise AdapterFileError(
+            f"{label} has indices outside its weight of {tuple(shape)}: give the base it was trained on"
+        )
