@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from sparseopd.adapter_files.card import write_card
 from sparseopd.adapter_files.format import PEFT_TYPE, WEIGHTS
 from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
+
+
+class SparseType(StrEnum):
+    """This kind of adapter, as PEFT's own enum says its kinds."""
+
+    SPARSEOPD = PEFT_TYPE
 
 
 @dataclass
@@ -33,7 +40,7 @@ class SparseConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = SparseType.SPARSEOPD
         if isinstance(self.mask, (str, Path)):
             self.mask = Mask.load(self.mask)
         if self.mask is not None:

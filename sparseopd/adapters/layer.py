@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparseopd.adapters.training import Gathered, see_plainly, see_through
+from sparseopd.errors import AdapterError
 from sparseopd.optim.build import ADAPTED
 from sparseopd.overlays.overlay import Overlay, Stack
 from sparseopd.overlays.placed import Placed
@@ -34,6 +35,35 @@ class Shown:
     """Adapters whose values require a gradient."""
 
 
+class Adapted(nn.Module):
+    """What one adapter has for a weight."""
+
+    def __init__(self, placed: Placed, values: Tensor) -> None:
+        super().__init__()
+        self.placed = placed
+        self.overlay = Overlay(placed.places, values)
+        # Past PEFT's low_cpu_mem_usage, which would put a new parameter on the meta device.
+        self._parameters["k"] = nn.Parameter(values, requires_grad=False)
+
+    @property
+    def values(self) -> nn.Parameter:
+        """(k,): float32 where it is trained, else in the weight's dtype."""
+        values = self._parameters["k"]
+        assert values is not None
+        return values
+
+    def require(self, requires_grad: bool) -> None:
+        """Let the values be trained, from float32 ones, or not."""
+        if requires_grad and self.values.dtype != torch.float32:
+            self._parameters["k"] = nn.Parameter(self.values.detach().float())
+        self.values.requires_grad_(requires_grad)
+
+    def current(self) -> Overlay:
+        """Return the overlay, with the values as they are now."""
+        self.overlay.values = self.values.detach()
+        return self.overlay
+
+
 class SparseLayer(nn.Module, BaseTunerLayer):
     """The k values that each adapter has for one weight; those of the active ones are on the weight.
 
@@ -41,23 +71,18 @@ class SparseLayer(nn.Module, BaseTunerLayer):
     and its forward is its own. A weight that several modules share has one layer.
     """
 
-    adapter_layer_names = ("values",)
-    other_param_names = ("placed", "overlays")
+    adapter_layer_names = ("adapters",)
 
     def __init__(self, name: str, holders: Sequence[tuple[nn.Module, str]]) -> None:
         """Args: `name`, the parameter's; `holders`, every module and attribute that has it."""
         super().__init__()
         self.name = name
         self.holders = tuple(holders)
-        self.values = nn.ParameterDict()
-        """By adapter, (k,): float32 where it is trained, else in the weight's dtype."""
-        self.placed: dict[str, Placed] = {}
-        self.overlays: dict[str, Overlay] = {}
+        self.adapters = nn.ModuleDict()
         self.stack = Stack()
         self.merged_adapters: list[str] = []
         self._active_adapter: list[str] = []
         self._unmerged = False
-        self._written = -1
         self._seen: tuple[Tensor, Tensor, int] | None = None
 
     @property
@@ -68,22 +93,29 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         assert weight is not None
         return weight
 
+    def adapted(self, adapter: str) -> Adapted | None:
+        """Return what an adapter has for the weight, None where that is nothing."""
+        if adapter not in self.adapters:
+            return None
+        found = self.adapters[adapter]
+        assert isinstance(found, Adapted)
+        return found
+
     def add(self, adapter: str, placed: Placed, values: Tensor) -> None:
         """Add or replace an adapter, (k,) in any dtype; it shows once it is active, with `show`."""
-        if adapter in self.overlays and self.overlays[adapter] in self.stack.applied:
+        held = self.adapted(adapter)
+        same = held is not None and held.placed.places.same(placed.places)
+        if held is not None and same and held.values.dtype == values.dtype:
+            with torch.no_grad():  # an optimizer may hold them
+                held.values.copy_(values)
+            return
+        if held is not None and held.overlay in self.stack.applied:
             self.stack.switch(self.weight, [])
-        held = self.values.get(adapter)
-        if held is not None and self.placed[adapter].places.same(placed.places):
-            with torch.no_grad():  # an optimizer may hold it
-                held.copy_(values)
-        else:
-            self.values[adapter] = nn.Parameter(values, requires_grad=False)
-            self.placed[adapter] = placed
-            self.overlays[adapter] = Overlay(placed.places, values)
+        self.adapters[adapter] = Adapted(placed, values)
 
     def shown(self) -> Shown:
         """Return what `show` was last told."""
-        trained = (name for name, values in self.values.items() if values.requires_grad)
+        trained = (name for name in self.adapters if self._values(name).requires_grad)
         return Shown(
             tuple(self.active_adapters),
             self._disable_adapters,
@@ -92,59 +124,43 @@ class SparseLayer(nn.Module, BaseTunerLayer):
             frozenset(trained),
         )
 
-    def show(self, shown: Shown, *, quiet: bool = False) -> None:
-        """Put exactly these adapters on the weight, and base bits wherever they have none.
-
-        `quiet` is for what will be undone before a backward pass needs the weight.
-        """
-        self._active_adapter, self._disable_adapters = [*shown.active], shown.disabled
-        self._unmerged, self.merged_adapters = shown.unmerged, [*shown.merged]
-        for name in [*self.values]:
-            self._require(name, name in shown.trained)
+    def show(self, shown: Shown) -> None:
+        """Put exactly these adapters on the weight, and base bits wherever they have none."""
+        active = dict.fromkeys(shown.active)
+        self._active_adapter, self._disable_adapters = [*active], shown.disabled
+        self._unmerged, self.merged_adapters = shown.unmerged, [*dict.fromkeys(shown.merged)]
+        for name in self.adapters:
+            adapted = self.adapted(name)
+            assert adapted is not None
+            adapted.require(name in shown.trained)
         hidden = shown.disabled or shown.unmerged
-        names = [] if hidden else [name for name in shown.active if name in self.values]
-        for name in names:
-            self.overlays[name].values = self.values[name].detach()
-        self.stack.switch(self.weight, [self.overlays[name] for name in names], quiet=quiet)
+        wanted = [] if hidden else [one for name in active if (one := self.adapted(name))]
+        self.stack.switch(self.weight, [one.current() for one in wanted])
         self._be_seen()
-
-    def _be_seen(self) -> None:
-        """Let the modules see the weight through this layer while there is something to train."""
-        trained = self._trained()
-        self._seen, self._written = None, -1 if trained is None else trained._version
-        for module, attribute in self.holders:
-            if trained is None:
-                see_plainly(module, attribute)
-            else:
-                see_through(module, attribute, self)
-        if trained is not None:
-            _trained[id(trained)] = self
 
     def seen(self) -> Tensor:
         """Return the weight, or, where a gradient may be asked for, one that gathers it."""
         weight, trained = self.weight, self._trained()
         if trained is None:
             return weight
-        if trained._version != self._written:
+        if not trained.current().is_written:
             self.write()
         if not torch.is_grad_enabled():
             return weight
         held = self._seen
-        if held is None or held[1] is not trained or held[2] != weight.data_ptr():
-            overlay = self.overlays[self.active_adapters[0]]
-            seen = Gathered.apply(trained, weight, overlay, self.name)
+        if held is None or held[1] is not trained.values or held[2] != weight.data_ptr():
+            seen = Gathered.apply(trained.values, weight, trained.overlay, self.name)
             assert isinstance(seen, Tensor)
-            held = self._seen = seen, trained, weight.data_ptr()
+            held = self._seen = seen, trained.values, weight.data_ptr()
+            _trained[id(trained.values)] = self
         return held[0]
 
     def write(self) -> None:
         """Write the values that are trained to the weight, after a step has changed them."""
         trained = self._trained()
-        if trained is None or not self.stack.applied:
-            return
-        self.stack.applied[-1].values = trained.detach()
-        self.stack.rewrite(self.weight)
-        self._written = trained._version
+        if trained is not None and self.stack.applied:
+            trained.current()
+            self.stack.rewrite(self.weight)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Put these adapters on the weight; a single one is trainable unless in inference mode."""
@@ -163,28 +179,27 @@ class SparseLayer(nn.Module, BaseTunerLayer):
 
     def enable_adapters(self, enabled: bool) -> None:
         """Put the active adapters on the weight again, or the base's bits for a while."""
-        self.show(replace(self.shown(), disabled=not enabled), quiet=True)
+        self.show(replace(self.shown(), disabled=not enabled))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Note that the values are in the weight, where they are anyway. Raises `ValueError` on NaN."""
         names = tuple(self.active_adapters if adapter_names is None else adapter_names)
-        found = [self.values[name] for name in names if name in self.values]
+        found = [self._values(name) for name in names if name in self.adapters]
         if safe_merge and not all(bool(values.isfinite().all()) for values in found):
             raise ValueError(f"NaNs detected in the values of {self.name}: the adapter is broken")
-        self.show(replace(self.shown(), active=names, unmerged=False, merged=names), quiet=True)
+        self.show(replace(self.shown(), active=names, unmerged=False, merged=names))
 
     def unmerge(self) -> None:
         """Put the base's bits back, until the model next runs."""
-        self.show(replace(self.shown(), unmerged=True, merged=()), quiet=True)
+        self.show(replace(self.shown(), unmerged=True, merged=()))
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget an adapter, and put back what it had replaced."""
         shown = self.shown()
         remaining = tuple(name for name in shown.active if name != adapter_name)
         self.show(replace(shown, active=remaining))
-        for held in (self.values, self.placed, self.overlays):
-            if adapter_name in held:
-                del held[adapter_name]
+        if adapter_name in self.adapters:
+            del self.adapters[adapter_name]
 
     def leave(self) -> None:
         """Leave the weight as it is, and the modules as they were."""
@@ -193,19 +208,28 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         module, attribute = self.holders[0]
         delattr(module, child_name(attribute))
 
-    def _require(self, adapter: str, requires_grad: bool) -> None:
-        values = self.values[adapter]
-        if requires_grad and values.dtype != torch.float32:
-            values = self.values[adapter] = nn.Parameter(values.detach().float())
-        values.requires_grad_(requires_grad)
+    def _be_seen(self) -> None:
+        """Let the modules see the weight through this layer while there is something to train."""
+        trained, self._seen = self._trained(), None
+        for module, attribute in self.holders:
+            if trained is None:
+                see_plainly(module, attribute)
+            else:
+                see_through(module, attribute, self)
+        if trained is not None:
+            _trained[id(trained.values)] = self
 
-    def _trained(self) -> nn.Parameter | None:
-        """The k-vector that is on the weight and trained, if there is one."""
+    def _trained(self) -> Adapted | None:
+        """What is on the weight and trained, if there is anything."""
         if self._disable_adapters or self._unmerged or len(self.active_adapters) != 1:
             return None
-        name = self.active_adapters[0]
-        values = self.values.get(name)
-        return values if values is not None and values.requires_grad else None
+        adapted = self.adapted(self.active_adapters[0])
+        return adapted if adapted is not None and adapted.values.requires_grad else None
+
+    def _values(self, adapter: str) -> nn.Parameter:
+        adapted = self.adapted(adapter)
+        assert adapted is not None
+        return adapted.values
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": None}  # a copy sees its own weight
@@ -216,12 +240,28 @@ def child_name(attribute: str) -> str:
     return f"{ADAPTED}{attribute}"
 
 
+def key_of(adapter: str) -> str:
+    """Return where in a layer's state the values of an adapter are."""
+    return f"adapters.{adapter}.k"
+
+
+def check_name(adapter: str) -> None:
+    """Raise `AdapterError` for a name that torch cannot give to a module."""
+    try:
+        nn.ModuleDict({adapter: nn.Identity()})
+    except (KeyError, TypeError) as error:
+        raise AdapterError(
+            f"an adapter cannot be called {adapter!r} ({error.args[0]}): give another name"
+        ) from error
+
+
 def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
     """Write what a step has trained; also for optimizers that change values behind torch's back."""
     for group in optimizer.param_groups:
         for values in group["params"]:
             layer = _trained.get(id(values))
-            if layer is not None and layer._trained() is values:
+            trained = None if layer is None else layer._trained()
+            if layer is not None and trained is not None and trained.values is values:
                 layer.write()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from sparseopd.adapters.layer import SparseLayer, child_name
+from sparseopd.errors import AdapterError
 from sparseopd.optim.build import own_names
 
 
@@ -16,6 +17,8 @@ def layers_for(model: nn.Module, names: Iterable[str]) -> dict[str, SparseLayer]
     layers = {}
     for name in names:
         held = holders[id(weights[name])]
+        for module, _ in held:
+            _require_attributes(name, module)
         module, attribute = held[0]
         layer = module._modules.get(child_name(attribute))
         if not isinstance(layer, SparseLayer):
@@ -29,6 +32,16 @@ def remove_layers(layers: Iterable[SparseLayer]) -> None:
     """Take layers out of their model, whose weights stay as they are."""
     for layer in layers:
         layer.leave()
+
+
+def _require_attributes(name: str, module: nn.Module) -> None:
+    """Raise `AdapterError` for a container, whose children run, and which gives its own by key."""
+    kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+    if isinstance(module, kinds):
+        raise AdapterError(
+            f"the weight {name} belongs to a {type(module).__name__}, where PEFT cannot train it: leave it "
+            "out of the mask with --exclude, or train it with MaskedOptimizer"
+        )
 
 
 def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

@@ -14,12 +14,13 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapters.coming_back import ComingBack
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.layer import Shown, SparseLayer
+from sparseopd.adapters.layer import Shown, SparseLayer, check_name, key_of
 from sparseopd.adapters.layers import layers_for, remove_layers
 from sparseopd.adapters.saving import adapter_tensors, hashed
 from sparseopd.adapters.weighted import Conflicts, weighted_sum
-from sparseopd.errors import AdapterError
+from sparseopd.errors import AdapterError, SparseOPDError
 from sparseopd.masks.mask import Mask
 from sparseopd.optim.build import ADAPTED, own_names
 from sparseopd.overlays.applied import new_values
@@ -32,8 +33,10 @@ class SparseModel(BaseTuner):
     Read from PEFT 0.21.2: everything in `BaseTuner` that expects layers which wrap others is overridden.
     """
 
+    uses_shared_state = True  # layers need this object: PEFT then refuses to inject them without it
     prefix = ADAPTED
     tuner_layer_cls = SparseLayer
+    _coming_back: ComingBack | None = None
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(
@@ -50,6 +53,7 @@ class SparseModel(BaseTuner):
         the tensors if the mask belongs to other weights.
         """
         config = self._config(adapter_name)
+        check_name(adapter_name)
         if config.mask is None and config.k is not None:
             return self._freeze()
         with self._base_bits():
@@ -61,7 +65,8 @@ class SparseModel(BaseTuner):
                 for name, one in placed.items()
             }
         self._freeze()
-        self._add(adapter_name, placed, values)
+        trainable = adapter_name in self.active_adapters and not config.inference_mode
+        self._add(adapter_name, placed, values, trainable=trainable)
 
     def install(self, adapter_name: str, adapter: SparseAdapter) -> None:
         """Take a saved adapter's mask and values, in place of those the adapter of that name has.
@@ -74,12 +79,12 @@ class SparseModel(BaseTuner):
                 adapter.verify(self.model)
             placed = place(self.model, adapter.mask)
         weights = own_names(self.model)
-        dtype = torch.float32 if self._trains(adapter_name) else None
+        dtype = None if config.inference_mode else torch.float32
         values = {
             name: new_values(one, adapter, weights[name], dtype) for name, one in placed.items()
         }
         config.mask, config.k = adapter.mask, adapter.count()
-        self._add(adapter_name, placed, values)
+        self._add(adapter_name, placed, values, trainable=not config.inference_mode)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Put one adapter's values on the weights, or several, of which the last wins where they meet.
@@ -98,25 +103,32 @@ class SparseModel(BaseTuner):
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
     ) -> None:
         """Note that the weights hold the adapters' values, which they do anyway."""
+        for name in adapter_names or ():
+            self._config(name)
         self._change(lambda layer: layer.merge(safe_merge=safe_merge, adapter_names=adapter_names))
 
     def unmerge_adapter(self) -> None:
         """Put the base's bits back; the active adapters return when the model next runs."""
         self._change(lambda layer: layer.unmerge())
-        self._return_when_run()
+        self._coming_back = ComingBack(self.model, self._layers())
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget an adapter; if it was the active one, the first of the others is then."""
         if adapter_name not in self.peft_config:
             raise ValueError(f"Adapter {adapter_name} does not exist")
-        active = [name for name in self.active_adapters if name != adapter_name]
+        was_active = adapter_name in self.active_adapters
+        trained = any(adapter_name in layer.shown().trained for layer in self._layers())
         for layer in self._layers():
             layer.delete_adapter(adapter_name)
         del self.peft_config[adapter_name]
-        if not active and self.peft_config:
-            active = [next(iter(self.peft_config))]
-            warnings.warn(f"Adapter {adapter_name} was active; now {active[0]} is.", stacklevel=2)
-        self.set_adapter(active)
+        if was_active:
+            active = [name for name in self.active_adapters if name != adapter_name]
+            if not active and self.peft_config:
+                active = [next(iter(self.peft_config))]
+                warnings.warn(
+                    f"Adapter {adapter_name} was active; now {active[0]} is.", stacklevel=2
+                )
+            self.set_adapter(active, inference_mode=not trained)
 
     def add_weighted_adapter(
         self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str
@@ -138,7 +150,7 @@ class SparseModel(BaseTuner):
             placed = place(self.model, mask)
             summed = weighted_sum(self._layers(), placed, adapters, weights)
         self.peft_config[adapter_name] = replace(configs[0], mask=mask)
-        self._add(adapter_name, placed, summed.values)
+        self._add(adapter_name, placed, summed.values, trainable=False)
         return summed.conflicts
 
     def _unload_and_optionally_merge(
@@ -149,6 +161,8 @@ class SparseModel(BaseTuner):
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
         """Leave the adapters' values in the weights, or the base's bits, and nothing else behind."""
+        if self._coming_back is not None:
+            self._coming_back.cancel()
         if merge:
             self.enable_adapter_layers()
             self.merge_adapter(adapter_names, safe_merge)
@@ -187,12 +201,17 @@ class SparseModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        label = f"the adapter {adapter_name}"
-        tuner_of(model).install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        tuner, label = tuner_of(model), f"the adapter {adapter_name}"
+        try:
+            tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        except SparseOPDError:
+            if tuner._config(adapter_name).mask is None:  # it has nothing, and never will
+                del tuner.peft_config[adapter_name]
+            raise
         return {
-            f"{name}.values.{adapter_name}": layer.values[adapter_name].detach()
+            f"{name}.{key_of(adapter_name)}": adapted.values.detach()
             for name, layer in model.named_modules()
-            if isinstance(layer, SparseLayer) and adapter_name in layer.values
+            if isinstance(layer, SparseLayer) and (adapted := layer.adapted(adapter_name))
         }
 
     @classmethod
@@ -207,9 +226,6 @@ class SparseModel(BaseTuner):
         if not isinstance(config, SparseConfig):
             raise AdapterError(f"there is no sparse adapter {adapter}: load it first")
         return config
-
-    def _trains(self, adapter: str) -> bool:
-        return adapter in self.active_adapters and not self.peft_config[adapter].inference_mode
 
     def _knows(self, adapter: SparseAdapter) -> bool:
         """Whether another adapter has been found to belong to the same base."""
@@ -226,23 +242,26 @@ class SparseModel(BaseTuner):
                 weight.requires_grad_(False)
 
     def _add(
-        self, adapter: str, placed: Mapping[str, Placed], values: Mapping[str, Tensor]
+        self,
+        adapter: str,
+        placed: Mapping[str, Placed],
+        values: Mapping[str, Tensor],
+        *,
+        trainable: bool,
     ) -> None:
         """Give the layers an adapter's values, and show it if it is active."""
-        layers = layers_for(self.model, placed)
+        present = self._layers()
+        like = present[0].shown() if present else Shown()
+        names = [*layers_for(self.model, placed)]
         for layer in self._layers():
             if layer.name in placed:
                 layer.add(adapter, placed[layer.name], values[layer.name])
             else:
                 layer.delete_adapter(adapter)
-        trained = frozenset([adapter]) if self._trains(adapter) else frozenset()
-        active = tuple(self.active_adapters)
-        self._change(
-            lambda layer: layer.show(
-                replace(layer.shown(), active=active, trained=layer.shown().trained | trained)
-            )
-        )
-        self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *layers])]
+        trained = like.trained | {adapter} if trainable else like.trained - {adapter}
+        shown = replace(like, active=tuple(self.active_adapters), trained=trained)
+        self._change(lambda layer: layer.show(shown))
+        self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *names])]
 
     def _change(self, change: Callable[[SparseLayer], None]) -> None:
         """Change every layer, or none."""
@@ -261,26 +280,11 @@ class SparseModel(BaseTuner):
         before = [(layer, layer.shown()) for layer in self._layers()]
         try:
             for layer, shown in before:
-                layer.show(replace(shown, disabled=True), quiet=True)
+                layer.show(replace(shown, disabled=True))
             yield
         finally:
             for layer, shown in before:
-                layer.show(shown, quiet=True)
-
-    def _return_when_run(self) -> None:
-        """Show the active adapters again as soon as any module that has an adapter, or the model, runs."""
-        layers = self._layers()
-        modules = {self.model, *(module for layer in layers for module, _ in layer.holders)}
-        hooks: list[Any] = []
-
-        def come_back(*_: Any) -> None:
-            for hook in hooks:
-                hook.remove()
-            hooks.clear()
-            for layer in layers:
-                layer.show(replace(layer.shown(), unmerged=False), quiet=True)
-
-        hooks += [module.register_forward_pre_hook(come_back) for module in modules]
+                layer.show(shown)
 
 
 def tuner_of(model: nn.Module) -> SparseModel:

@@ -9,8 +9,7 @@ from peft.utils import hotswap
 from torch import Tensor, nn
 
 from sparseopd.adapter_files.adapter import SparseAdapter
-from sparseopd.adapter_files.format import PEFT_TYPE
-from sparseopd.adapters.config import SparseConfig
+from sparseopd.adapters.config import SparseConfig, SparseType
 from sparseopd.adapters.model import SparseModel, tuner_of
 
 
@@ -21,10 +20,11 @@ def register() -> None:
     behind it are keyed by strings. `hotswap_adapter` checks configurations against a table and hands
     the tensors to a function that knows LoRA alone, which is told apart here by the configuration.
     """
-    mapping.PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = SparseConfig  # pyright: ignore[reportArgumentType]
-    mapping.PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] = SparseModel  # pyright: ignore[reportArgumentType]
-    mapping.PEFT_TYPE_TO_PREFIX_MAPPING[PEFT_TYPE] = SparseModel.prefix  # pyright: ignore[reportArgumentType]
-    hotswap.CONFIG_KEYS_TO_CHECK[PEFT_TYPE] = []  # pyright: ignore[reportArgumentType]
+    kind = SparseType.SPARSEOPD
+    mapping.PEFT_TYPE_TO_CONFIG_MAPPING[kind] = SparseConfig  # pyright: ignore[reportArgumentType]
+    mapping.PEFT_TYPE_TO_TUNER_MAPPING[kind] = SparseModel  # pyright: ignore[reportArgumentType]
+    mapping.PEFT_TYPE_TO_PREFIX_MAPPING[kind] = SparseModel.prefix  # pyright: ignore[reportArgumentType]
+    hotswap.CONFIG_KEYS_TO_CHECK[kind] = []  # pyright: ignore[reportArgumentType]
     others = hotswap.hotswap_adapter_from_state_dict
     if getattr(others, "knows_sparse", False):
         return

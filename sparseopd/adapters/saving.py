@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseopd.adapter_files.format import HEADER, Entry, Header
 from sparseopd.adapter_files.writer import stored
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.layer import SparseLayer
+from sparseopd.adapters.layer import Adapted, SparseLayer, key_of
 from sparseopd.masks.mask import Mask
 from sparseopd.pairs.parameters import checkpoint_pieces
 from sparseopd.pairs.tensors import open_tensors, stored_hash, tensor_hash
@@ -49,10 +49,11 @@ def adapter_tensors(
     mask, hashes = config.chosen, config.chosen.provenance.base_hashes
     values, results = {}, {}
     for place, layer in layers.items():
-        if adapter in layer.values:
-            current = held.get(f"{place}.values.{adapter}", layer.values[adapter])
-            values |= layer.placed[adapter].split(current.detach().cpu())
-            results |= _results(model, layer, adapter)
+        adapted = layer.adapted(adapter)
+        if adapted is not None:
+            current = held.get(f"{place}.{key_of(adapter)}", adapted.values)
+            values |= adapted.placed.split(current.detach().cpu())
+            results |= _results(model, layer, adapted)
     entries: list[Entry] = []
     tensors: dict[str, Tensor] = {}
     for name in mask.names:
@@ -74,9 +75,9 @@ def adapter_tensors(
     return {**tensors, HEADER: header}
 
 
-def _results(model: nn.Module, layer: SparseLayer, adapter: str) -> dict[str, str]:
+def _results(model: nn.Module, layer: SparseLayer, adapted: Adapted) -> dict[str, str]:
     """The hashes of a weight's checkpoint tensors, if it holds this adapter's values and no other's."""
-    if [*layer.stack.applied] != [layer.overlays[adapter]]:
+    if layer.stack.applied != [adapted.overlay] or not adapted.overlay.is_written:
         return {}
     pieces = checkpoint_pieces(model, layer.name, layer.weight.detach().cpu())
     return {name: tensor_hash(piece) for name, piece in pieces.items()}

@@ -29,7 +29,7 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class Summed:
-    """A weighted sum: values by parameter, float32 (k,), and its conflicts."""
+    """A weighted sum: values by parameter, (k,), in the adapters' dtype, and its conflicts."""
 
     values: dict[str, Tensor]
     conflicts: Conflicts
@@ -62,23 +62,32 @@ def weighted_sum(
 def _sum(
     layer: SparseLayer, places: Places, adapters: Sequence[str], weights: Sequence[float]
 ) -> tuple[Tensor, int, int]:
+    """Return a weight's sum, (k,), and how many of its coordinates are shared and opposed."""
     base = places.take(layer.weight.detach()).double()
     total, share = torch.zeros_like(base), torch.zeros_like(base)
     times = torch.zeros_like(base, dtype=torch.int16)
     rises, falls = (torch.zeros_like(base, dtype=torch.bool) for _ in range(2))
+    parts = []
     for adapter, weight in zip(adapters, weights, strict=True):
-        if adapter not in layer.values:
+        adapted = layer.adapted(adapter)
+        if adapted is None:
             continue
-        where = torch.searchsorted(places.positions(), layer.placed[adapter].places.positions())
-        own = layer.values[adapter].detach().double()
-        total[where] += weight * own
+        where = torch.searchsorted(places.positions(), adapted.placed.places.positions())
+        own = adapted.values.detach()
+        total[where] += weight * own.double()
         share[where] += weight
         times[where] += 1
-        moved = weight * (own - base[where])
+        moved = weight * (own.double() - base[where])
         rises[where] |= moved > 0
         falls[where] |= moved < 0
+        parts.append((where, weight, own))
     # Where the weights add up to 1 the base has no part, be it infinite.
     rest = torch.where(share == 1, 0.0, (1 - share) * base)
+    dtypes = {own.dtype for _, _, own in parts}
+    summed = (total + rest).to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
+    for where, weight, own in parts:
+        if weight == 1:  # to the bit, also where arithmetic loses a sign or a NaN's bits
+            alone = times[where] == 1
+            summed[where[alone]] = own[alone].to(summed.dtype)
     shared = times > 1
-    counted = int(shared.sum()), int((shared & rises & falls).sum())
-    return (total + rest).float(), *counted
+    return summed, int(shared.sum()), int((shared & rises & falls).sum())
