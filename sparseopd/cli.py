@@ -11,6 +11,7 @@ import typer
 
 from sparseopd import recipe as recipes
 from sparseopd import run_options as options
+from sparseopd.adapter_commands import adapter_app
 from sparseopd.analysis_command import analyze
 from sparseopd.artifacts import RunDir, RunFacts, Scores
 from sparseopd.console import (
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(mask_app, name="mask")
+app.add_typer(adapter_app, name="adapter")
 app.command()(analyze)
 
 EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)

@@ -66,23 +66,39 @@ def pieces(numel: int, size: int = PIECE) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, numel)
 
 
+class TensorHash:
+    """`tensor_hash` of a tensor whose coordinates come piece by piece, in row-major order."""
+
+    def __init__(self, dtype: torch.dtype, shape: torch.Size | tuple[int, ...]) -> None:
+        self._dtype = dtype
+        self._content = xxhash.xxh3_128(f"{dtype}{tuple(shape)}".encode())
+
+    def update(self, piece: Tensor) -> None:
+        """Take in the next coordinates, in the tensor's dtype."""
+        self._content.update(_content(piece))
+
+    def digest(self) -> str:
+        """Return `dtype:digest` of all taken in so far."""
+        return f"{str(self._dtype).removeprefix('torch.')}:{self._content.hexdigest()}"
+
+
 def tensor_hash(tensor: Tensor) -> str:
     """Return `dtype:digest` of a tensor's shape and bits (XXH3, 128 bits, in hex).
 
     It tells checkpoints apart; it is no defence against one that was made to collide.
     """
-    digest = _start(tensor.dtype, tensor.shape)
-    digest.update(_content(tensor))
-    return _finish(tensor.dtype, digest)
+    content = TensorHash(tensor.dtype, tensor.shape)
+    content.update(tensor)
+    return content.digest()
 
 
 def stored_hash(tensors: Tensors, name: str) -> str:
     """Return `tensor_hash` of a tensor that is read in pieces."""
-    shape, dtype = tensors.shape(name), tensors.dtype(name)
-    digest = _start(dtype, shape)
+    shape = tensors.shape(name)
+    content = TensorHash(tensors.dtype(name), shape)
     for start, stop in pieces(shape.numel(), 4 * PIECE):
-        digest.update(_content(tensors.flat(name, start, stop)))
-    return _finish(dtype, digest)
+        content.update(tensors.flat(name, start, stop))
+    return content.digest()
 
 
 def matches_hash(tensors: Tensors, name: str, expected: str) -> bool:
@@ -96,24 +112,16 @@ def matches_hash(tensors: Tensors, name: str, expected: str) -> bool:
     if stored == tensors.dtype(name):
         return stored_hash(tensors, name) == expected
     shape = tensors.shape(name)
-    digest = _start(stored, shape)
+    content = TensorHash(stored, shape)
     for start, stop in pieces(shape.numel()):
         held = tensors.flat(name, start, stop)
         cast = held.to(stored)
         if not torch.equal(cast.to(held.dtype), held):
             return False
-        digest.update(_content(cast))
-    return _finish(stored, digest) == expected
-
-
-def _start(dtype: torch.dtype, shape: torch.Size) -> xxhash.xxh3_128:
-    return xxhash.xxh3_128(f"{dtype}{tuple(shape)}".encode())
+        content.update(cast)
+    return content.digest() == expected
 
 
 def _content(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-
-
-def _finish(dtype: torch.dtype, digest: xxhash.xxh3_128) -> str:
-    return f"{str(dtype).removeprefix('torch.')}:{digest.hexdigest()}"

@@ -1,0 +1,172 @@
+"""One shard of a checkpoint, copied with new values written over its tensors on the way.
+
+It is read and written in order by one thread, while others find out where values go: those calls are
+many and short, and two threads of them would spend their time waiting for the interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseopd.adapter_files.bits import as_integers, cast
+from sparseopd.adapter_files.chain import Chain, Expected, StateHash
+from sparseopd.adapter_files.shards import Span
+from sparseopd.adapter_files.stretches import Stretch, stretches
+from sparseopd.masks.stream import for_each
+from sparseopd.pairs.tensors import pieces
+
+BLOCK = 1 << 20
+"""Coordinates copied at once: a multiple of 8."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Bytes to copy, and the tensor whose new values they get; None for bytes copied as they are."""
+
+    span: Span
+    name: str | None
+    """Of a repeated head, another than the span's own."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What became of a tensor."""
+
+    k: int
+    """Coordinates written, those that several adapters change counted each time."""
+    rounded: int
+    """New values that lost bits, because the base has a narrower dtype than the adapter."""
+    wrong: Expected | None
+    """The first expectation it did not meet."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What one adapter writes over a tensor."""
+
+    numbers: np.ndarray
+    """(k,), integers of the size of the tensor's numbers."""
+    rounded: int
+    stretches: Iterator[Stretch]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A state a tensor goes through: what it must be, and what is written over it then."""
+
+    hashes: list[StateHash]
+    """None of them after a value was rounded: they could not be met."""
+    values: _Values | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A part of a tensor, with the stretch of every step."""
+
+    job: Job
+    steps: list[_Step]
+    numel: int
+    stretches: tuple[Stretch | None, ...]
+    is_last: bool
+
+
+def rewrite(
+    source: Path, target: Path, jobs: Sequence[Job], chain: Chain, note: Callable[[int], None]
+) -> dict[str, Rewritten]:
+    """Copy a shard with a chain's values, and check every state that its tensors go through.
+
+    Each tensor is read once. `note` is called with the number of bytes of every part written. Returns
+    what became of the tensors, by the names in the file.
+    """
+    done: dict[str, Rewritten] = {}
+    room = np.empty(BLOCK * torch.float64.itemsize, dtype=np.uint8)
+    with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+        for block, places in for_each(_blocks(jobs, chain), _places, ahead=2):
+            dtype = block.job.span.dtype or torch.uint8
+            buffer = room[: block.numel * dtype.itemsize]
+            _fill(old, buffer.data)
+            _change(torch.from_numpy(buffer).view(dtype), block, places)
+            _write(new, buffer.data)
+            if block.is_last and block.job.name is not None:
+                done[block.job.span.name] = _outcome(block.steps)
+            note(len(buffer))
+    return done
+
+
+def _blocks(jobs: Sequence[Job], chain: Chain) -> Iterator[_Block]:
+    """Yield all parts of a shard, in order; of an empty tensor an empty one."""
+    for job in jobs:
+        steps = [] if job.name is None else _steps(job, job.name, chain)
+        size = (job.span.dtype or torch.uint8).itemsize
+        numel = (job.span.stop - job.span.start) // size
+        streams = [repeat(None) if one.values is None else one.values.stretches for one in steps]
+        for start, stop in pieces(numel, BLOCK) if numel else [(0, 0)]:
+            parts = tuple(next(stream, None) for stream in streams)
+            yield _Block(job, steps, stop - start, parts, stop == numel)
+
+
+def _steps(job: Job, name: str, chain: Chain) -> list[_Step]:
+    dtype, shape = job.span.dtype, job.span.shape
+    assert dtype is not None
+    steps: list[_Step] = []
+    trusted = True
+    for stage in chain.stages(name):
+        hashes = [StateHash(one, shape) for one in stage.expected] if trusted else []
+        values = None
+        if stage.then is not None:
+            adapter = chain.adapters[stage.then]
+            moved, lost = cast(adapter.values(name), dtype)
+            rounded = 0 if lost is None else int(lost.sum())
+            where = stretches(adapter, name, BLOCK)
+            values = _Values(as_integers(moved).numpy(), rounded, where)
+            trusted = trusted and not rounded
+        steps.append(_Step(hashes, values))
+    return steps
+
+
+def _places(block: _Block) -> list[np.ndarray | None]:
+    """Return where the values of each step go."""
+    return [None if one is None else one.positions() for one in block.stretches]
+
+
+def _change(part: Tensor, block: _Block, places: list[np.ndarray | None]) -> None:
+    """Take a part of a tensor through all its steps."""
+    for step, stretch, where in zip(block.steps, block.stretches, places, strict=True):
+        for one in step.hashes:
+            one.update(part)
+        if step.values is not None and stretch is not None:
+            numbers = as_integers(part).numpy()
+            numbers[where] = step.values.numbers[stretch.first : stretch.last]
+
+
+def _outcome(steps: list[_Step]) -> Rewritten:
+    wrong = [one.expected for step in steps for one in step.hashes if not one.is_met]
+    written = [step.values for step in steps if step.values is not None]
+    return Rewritten(
+        k=sum(len(one.numbers) for one in written),
+        rounded=sum(one.rounded for one in written),
+        wrong=wrong[0] if wrong else None,
+    )
+
+
+def _fill(file: FileIO, buffer: memoryview) -> None:
+    """Read until the buffer is full."""
+    while buffer:
+        read = file.readinto(buffer)
+        if not read:
+            raise OSError(f"{file.name} became shorter while it was read")
+        buffer = buffer[read:]
+
+
+def _write(file: FileIO, buffer: memoryview) -> None:
+    """Write all of a buffer: an unbuffered file may take a part at a time."""
+    while buffer:
+        buffer = buffer[file.write(buffer) :]
