@@ -12,6 +12,7 @@ from sparseopd.adapter_files.format import HEADER, Entry, Header
 from sparseopd.adapter_files.writer import stored
 from sparseopd.adapters.config import SparseConfig
 from sparseopd.adapters.layer import Adapted, SparseLayer, key_of
+from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 from sparseopd.pairs.parameters import checkpoint_pieces
 from sparseopd.pairs.tensors import open_tensors, stored_hash, tensor_hash
@@ -20,17 +21,21 @@ from sparseopd.pairs.tensors import open_tensors, stored_hash, tensor_hash
 def hashed(mask: Mask, model: nn.Module) -> Mask:
     """Check that a mask belongs to a model, and return it with the hashes of the model's tensors.
 
-    Raises `MaskMismatchError` naming the tensors that do not fit.
+    Raises `MaskMismatchError` naming the tensors that do not fit; `AdapterError` for an empty mask.
     """
+    if not mask.count():
+        raise AdapterError("the mask is empty: nothing would be trained")
     mask.verify(model)
-    known = mask.provenance.base_hashes
-    missing = [name for name in mask.names if name not in known]
-    if not missing:
-        return mask
-    tensors = open_tensors(model)
+    known, tensors = mask.provenance, open_tensors(model)
+    missing = [name for name in mask.names if name not in known.base_hashes]
     found = {name: stored_hash(tensors, name) for name in missing}
-    base = mask.provenance.base or getattr(model, "name_or_path", "")
-    return Mask(mask.bitmaps, replace(mask.provenance, base=base, base_hashes={**known, **found}))
+    if known.base in (
+        "",
+        tensors.label,
+    ):  # made from a model in memory, which may know where it came from
+        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+        known = replace(known, base=getattr(model, "name_or_path", ""), revision=commit)
+    return Mask(mask.bitmaps, replace(known, base_hashes={**known.base_hashes, **found}))
 
 
 def adapter_tensors(
