@@ -1,11 +1,12 @@
 """One shard of a checkpoint, copied with new values written over its tensors on the way.
 
-It is read and written in order by one thread, while others find out where values go: those calls are
-many and short, and two threads of them would spend their time waiting for the interpreter.
+One thread hashes, changes and writes all parts in order; others read them ahead, and find out where
+values go.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sparseopd.adapter_files.bits import as_integers, cast
 from sparseopd.adapter_files.chain import Chain, Expected, StateHash
@@ -25,6 +25,8 @@ from sparseopd.pairs.tensors import pieces
 
 BLOCK = 1 << 20
 """Coordinates copied at once: a multiple of 8."""
+MOST_BYTES = torch.float64.itemsize
+"""What a coordinate takes."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,21 @@ class _Block:
 
     job: Job
     steps: list[_Step]
-    numel: int
+    start: int
+    stop: int
+    """Bytes of the file."""
     stretches: tuple[Stretch | None, ...]
     is_last: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The same as it was read."""
+
+    content: np.ndarray
+    """Its bytes."""
+    places: list[np.ndarray | None]
+    """Where the values of every step go."""
 
 
 def rewrite(
@@ -87,17 +101,22 @@ def rewrite(
     what became of the tensors, by the names in the file.
     """
     done: dict[str, Rewritten] = {}
-    room = np.empty(BLOCK * torch.float64.itemsize, dtype=np.uint8)
+    spare: list[np.ndarray] = []  # buffers to be used again: fresh ones cost more than a copy
     with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
-        for block, places in for_each(_blocks(jobs, chain), _places, ahead=2):
-            dtype = block.job.span.dtype or torch.uint8
-            buffer = room[: block.numel * dtype.itemsize]
-            _fill(old, buffer.data)
-            _change(torch.from_numpy(buffer).view(dtype), block, places)
-            _write(new, buffer.data)
+
+        def read(block: _Block) -> _Read:
+            room = spare.pop() if spare else np.empty(BLOCK * MOST_BYTES, dtype=np.uint8)
+            content = room[: block.stop - block.start]
+            _fill(old, content.data, block.start)
+            return _Read(content, [one and one.positions() for one in block.stretches])
+
+        for block, found in for_each(_blocks(jobs, chain), read, ahead=2):
+            _change(block, found)
+            _write(new, found.content.data)
             if block.is_last and block.job.name is not None:
                 done[block.job.span.name] = _outcome(block.steps)
-            note(len(buffer))
+            note(len(found.content))
+            spare.append(found.content.base)
     return done
 
 
@@ -110,7 +129,8 @@ def _blocks(jobs: Sequence[Job], chain: Chain) -> Iterator[_Block]:
         streams = [repeat(None) if one.values is None else one.values.stretches for one in steps]
         for start, stop in pieces(numel, BLOCK) if numel else [(0, 0)]:
             parts = tuple(next(stream, None) for stream in streams)
-            yield _Block(job, steps, stop - start, parts, stop == numel)
+            first, last = (job.span.start + at * size for at in (start, stop))
+            yield _Block(job, steps, first, last, parts, stop == numel)
 
 
 def _steps(job: Job, name: str, chain: Chain) -> list[_Step]:
@@ -132,18 +152,17 @@ def _steps(job: Job, name: str, chain: Chain) -> list[_Step]:
     return steps
 
 
-def _places(block: _Block) -> list[np.ndarray | None]:
-    """Return where the values of each step go."""
-    return [None if one is None else one.positions() for one in block.stretches]
-
-
-def _change(part: Tensor, block: _Block, places: list[np.ndarray | None]) -> None:
+def _change(block: _Block, found: _Read) -> None:
     """Take a part of a tensor through all its steps."""
-    for step, stretch, where in zip(block.steps, block.stretches, places, strict=True):
+    if not block.steps:
+        return
+    assert block.job.span.dtype is not None
+    part = torch.from_numpy(found.content).view(block.job.span.dtype)
+    numbers = as_integers(part).numpy()
+    for step, stretch, where in zip(block.steps, block.stretches, found.places, strict=True):
         for one in step.hashes:
             one.update(part)
         if step.values is not None and stretch is not None:
-            numbers = as_integers(part).numpy()
             numbers[where] = step.values.numbers[stretch.first : stretch.last]
 
 
@@ -157,13 +176,14 @@ def _outcome(steps: list[_Step]) -> Rewritten:
     )
 
 
-def _fill(file: FileIO, buffer: memoryview) -> None:
-    """Read until the buffer is full."""
-    while buffer:
-        read = file.readinto(buffer)
+def _fill(file: FileIO, buffer: memoryview, start: int) -> None:
+    """Read from an offset until the buffer is full; several threads may."""
+    done = 0
+    while done < len(buffer):
+        read = os.preadv(file.fileno(), [buffer[done:]], start + done)
         if not read:
             raise OSError(f"{file.name} became shorter while it was read")
-        buffer = buffer[read:]
+        done += read
 
 
 def _write(file: FileIO, buffer: memoryview) -> None:

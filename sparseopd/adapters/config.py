@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 
 
-class SparseType(StrEnum):
+class SparseType(str, Enum):  # noqa: UP042  # like PEFT's, whose status splits str() at the dot
     """This kind of adapter, as PEFT's own enum says its kinds."""
 
     SPARSEOPD = PEFT_TYPE

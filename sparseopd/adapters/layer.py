@@ -17,6 +17,7 @@ from sparseopd.errors import AdapterError
 from sparseopd.optim.build import ADAPTED
 from sparseopd.overlays.overlay import Overlay, Stack
 from sparseopd.overlays.placed import Placed
+from sparseopd.overlays.versions import version
 
 _trained: weakref.WeakValueDictionary[int, SparseLayer] = weakref.WeakValueDictionary()
 """The layer of each k-vector that may be trained, by identity."""
@@ -57,6 +58,12 @@ class Adapted(nn.Module):
         if requires_grad and self.values.dtype != torch.float32:
             self._parameters["k"] = nn.Parameter(self.values.detach().float())
         self.values.requires_grad_(requires_grad)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the weight has been given the values as they are now."""
+        same = self.overlay.values.data_ptr() == self.values.data_ptr()
+        return same and self.overlay.written == version(self.values)
 
     def current(self) -> Overlay:
         """Return the overlay, with the values as they are now."""
@@ -126,8 +133,8 @@ class SparseLayer(nn.Module, BaseTunerLayer):
 
     def show(self, shown: Shown) -> None:
         """Put exactly these adapters on the weight, and base bits wherever they have none."""
-        active = dict.fromkeys(shown.active)
-        self._active_adapter, self._disable_adapters = [*active], shown.disabled
+        active = [*dict.fromkeys(reversed(shown.active))][::-1]  # the last time a name comes counts
+        self._active_adapter, self._disable_adapters = active, shown.disabled
         self._unmerged, self.merged_adapters = shown.unmerged, [*dict.fromkeys(shown.merged)]
         for name in self.adapters:
             adapted = self.adapted(name)
@@ -143,7 +150,7 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         weight, trained = self.weight, self._trained()
         if trained is None:
             return weight
-        if not trained.current().is_written:
+        if not trained.is_written:
             self.write()
         if not torch.is_grad_enabled():
             return weight

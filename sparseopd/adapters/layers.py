@@ -35,9 +35,8 @@ def remove_layers(layers: Iterable[SparseLayer]) -> None:
 
 
 def _require_attributes(name: str, module: nn.Module) -> None:
-    """Raise `AdapterError` for a container, whose children run, and which gives its own by key."""
-    kinds = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-    if isinstance(module, kinds):
+    """Raise `AdapterError` for a container, which would run a layer beside its weight."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise AdapterError(
             f"the weight {name} belongs to a {type(module).__name__}, where PEFT cannot train it: leave it "
             "out of the mask with --exclude, or train it with MaskedOptimizer"

@@ -22,6 +22,7 @@ from sparseopd.adapters.saving import adapter_tensors, hashed
 from sparseopd.adapters.weighted import Conflicts, weighted_sum
 from sparseopd.errors import AdapterError, SparseOPDError
 from sparseopd.masks.mask import Mask
+from sparseopd.masks.stream import for_each
 from sparseopd.optim.build import ADAPTED, own_names
 from sparseopd.overlays.applied import new_values
 from sparseopd.overlays.placed import Placed, place
@@ -60,10 +61,11 @@ class SparseModel(BaseTuner):
             config.mask = hashed(config.chosen, model)
             placed = place(model, config.mask)
             weights = own_names(model)
-            values = {
-                name: one.places.take(weights[name].detach()).clone()
-                for name, one in placed.items()
-            }
+            with torch.inference_mode(False):  # values made there could not be trained
+                values = {
+                    name: one.places.take(weights[name].detach()).clone()
+                    for name, one in placed.items()
+                }
         self._freeze()
         trainable = adapter_name in self.active_adapters and not config.inference_mode
         self._add(adapter_name, placed, values, trainable=trainable)
@@ -80,9 +82,11 @@ class SparseModel(BaseTuner):
             placed = place(self.model, adapter.mask)
         weights = own_names(self.model)
         dtype = None if config.inference_mode else torch.float32
-        values = {
-            name: new_values(one, adapter, weights[name], dtype) for name, one in placed.items()
-        }
+        with torch.inference_mode(False):
+            values = {
+                name: new_values(one, adapter, weights[name], dtype).clone()
+                for name, one in placed.items()
+            }
         config.mask, config.k = adapter.mask, adapter.count()
         self._add(adapter_name, placed, values, trainable=not config.inference_mode)
 
@@ -258,7 +262,8 @@ class SparseModel(BaseTuner):
                 layer.add(adapter, placed[layer.name], values[layer.name])
             else:
                 layer.delete_adapter(adapter)
-        trained = like.trained | {adapter} if trainable else like.trained - {adapter}
+        others = frozenset().union(*(layer.shown().trained for layer in present))
+        trained = others | {adapter} if trainable else others - {adapter}
         shown = replace(like, active=tuple(self.active_adapters), trained=trained)
         self._change(lambda layer: layer.show(shown))
         self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *names])]
@@ -267,8 +272,7 @@ class SparseModel(BaseTuner):
         """Change every layer, or none."""
         before = [(layer, layer.shown()) for layer in self._layers()]
         try:
-            for layer, _ in before:
-                change(layer)
+            _for_all([layer for layer, _ in before], change)
         except BaseException:
             for layer, shown in before:
                 layer.show(shown)
@@ -285,6 +289,17 @@ class SparseModel(BaseTuner):
         finally:
             for layer, shown in before:
                 layer.show(shown)
+
+
+def _for_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None]) -> None:
+    """Change layers, on the CPU several at a time: a switch is many short writes to memory."""
+    held_here = all(layer.weight.is_cpu for layer in layers)
+    if held_here and torch.get_num_threads() > 1 and not torch.is_inference_mode_enabled():
+        for _ in for_each(layers, change):
+            pass
+    else:
+        for layer in layers:
+            change(layer)
 
 
 def tuner_of(model: nn.Module) -> SparseModel:

@@ -46,7 +46,7 @@ class Gathered(torch.autograd.Function):
             raise AdapterError(
                 f"the gradient of {ctx.name} is sparse: build the embedding with sparse=False"
             )
-        return ctx.overlay.take(dense).to(ctx.dtype), None, None, None
+        return ctx.overlay.gather(dense).to(ctx.dtype), None, None, None
 
 
 def see_through(module: nn.Module, attribute: str, layer: Seeing) -> None:

@@ -5,16 +5,16 @@ Nothing is ever subtracted: what a value replaced is kept while it is applied, a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from itertools import count
 
 import torch
 from torch import Tensor
 
 from sparseopd.masks.places import Places
-from sparseopd.overlays.versions import State, Versions
+from sparseopd.overlays.versions import State, Versions, version
 
-_serials = count()
+_serials = itertools.count()
 
 
 class Overlay:
@@ -26,9 +26,11 @@ class Overlay:
         self.serial = next(_serials)
         """Tells it from every other, and from itself before it was given other values."""
         self.written: int | None = None
-        """The count of changes its values had when they were last written; None if they were not."""
-        self.saved: Tensor | None = None
-        """The bits it replaced, (k,), while it is applied."""
+        """The count of changes its values had when they were last written; None if they are not there."""
+        self.base: Tensor | None = None
+        """The bits that the values replace, (k,)."""
+        self.taken = -1
+        """The count of the base, as `Stack` counts, when they were taken."""
 
     @property
     def places(self) -> Places:
@@ -49,23 +51,30 @@ class Overlay:
     @property
     def is_written(self) -> bool:
         """Whether the weight has been given the values as they are now."""
-        return self.written == self._values._version
+        return self.written == version(self._values)
 
-    def take(self, dense: Tensor) -> Tensor:
-        """Return the weight's values at the coordinates, (k,): a copy."""
-        taken = self._beside(dense).take(dense)
-        return taken.clone() if self.places.index is None else taken
+    def take_base(self, dense: Tensor, taken: int) -> None:
+        """Keep the bits of a weight that nothing is over."""
+        found = self.gather(dense)
+        self.base = found.clone() if self.places.index is None else found
+        self.taken = taken
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return what a tensor of the weight's shape has at the coordinates, (k,)."""
+        return self._beside(dense).take(dense)
 
     def write(self, dense: Tensor) -> None:
         """Write the values to the coordinates."""
-        version = self._values._version
+        self.written = None  # half-written values are not written
+        count = version(self._values)
         self._beside(dense).put(dense, self._values)
-        self.written = version
+        self.written = count
 
     def put_back(self, dense: Tensor) -> None:
         """Write the bits that the values replaced."""
-        assert self.saved is not None
-        self._beside(dense).put(dense, self.saved)
+        assert self.base is not None
+        self.written = None
+        self._beside(dense).put(dense, self.base)
 
     def _beside(self, dense: Tensor) -> Places:
         index = self._places.index
@@ -77,32 +86,35 @@ class Overlay:
 class Stack:
     """The overlays applied to one weight, the last one on top.
 
-    Whatever interrupts `switch`, calling it again ends where that call says: a bit is kept before it is
-    overwritten, and forgotten only after it has been put back.
+    Each knows the base's bits at its coordinates, so the order in which they are taken off does not
+    matter, and whatever interrupts `switch`, calling it again ends where that call says.
     """
 
     def __init__(self) -> None:
         self.applied: list[Overlay] = []
         self._versions = Versions()
+        self._base = 0
+        """Counts how often someone else has written to the weight."""
 
     @torch.no_grad()
     def switch(self, weight: Tensor, wanted: Sequence[Overlay]) -> None:
         """Apply exactly `wanted`, each once and in this order, to a weight that is contiguous."""
-        keep = 0
-        for held, asked in zip(self.applied, wanted, strict=False):
-            if held is not asked or not held.is_written:
-                break
-            keep += 1
-        if keep == len(self.applied) == len(wanted):
+        if self._versions.is_foreign(weight):
+            self._base += 1
+        known = all(overlay.taken == self._base for overlay in wanted)
+        if self.applied == [*wanted] and all(overlay.is_written for overlay in wanted):
             return
         dense = weight.detach()
         with self._versions.of(weight, self._state):
-            while len(self.applied) > keep:
-                self.applied[-1].put_back(dense)
-                self.applied.pop().saved = None
-            for overlay in wanted[keep:]:
-                overlay.saved = overlay.take(dense)
-                self.applied.append(overlay)
+            for overlay in [*self.applied]:
+                if not known or overlay not in wanted:
+                    overlay.put_back(dense)
+                    self.applied.remove(overlay)
+            for overlay in wanted:
+                if overlay.taken != self._base:
+                    overlay.take_base(dense, self._base)
+            self.applied = [*wanted]
+            for overlay in wanted:
                 overlay.write(dense)
 
     @torch.no_grad()

@@ -27,6 +27,12 @@ class Versions:
     def __init__(self) -> None:
         self._known: list[tuple[State, int]] = []
         self._highest = 0
+        self._left = 0
+        """The count it was left with; another one means that someone else has written to it."""
+
+    def is_foreign(self, weight: Tensor) -> bool:
+        """Whether someone else has written to the weight since it was left."""
+        return version(weight) != self._left
 
     @contextmanager
     def of(self, weight: Tensor, state: Callable[[], State]) -> Iterator[None]:
@@ -34,12 +40,22 @@ class Versions:
 
         A state it has not been in gets a count that no other one had.
         """
+        if weight.is_inference():  # which no backward pass will need
+            yield
+            return
         before = state(), weight._version
-        others = [one for one in self._known if one[0] != before[0]]
+        known = [] if self.is_foreign(weight) else self._known
+        others = [one for one in known if one[0] != before[0]]
         self._known = [*others, before][-_REMEMBERED:]
         yield
         self._highest = max(self._highest, weight._version, before[1]) + 1
-        set_version(weight, dict(self._known).get(state(), self._highest))
+        self._left = dict(self._known).get(state(), self._highest)
+        set_version(weight, self._left)
+
+
+def version(tensor: Tensor) -> int:
+    """Return the count of writes to a tensor; 0 for one made in inference mode, which has none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def set_version(tensor: Tensor, version: int) -> None:
