@@ -12,9 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapters.training import Gathered, see_plainly, see_through
 from sparseopd.errors import AdapterError
 from sparseopd.optim.build import ADAPTED
+from sparseopd.overlays.applied import new_values
 from sparseopd.overlays.overlay import Overlay, Stack
 from sparseopd.overlays.placed import Placed
 from sparseopd.overlays.versions import version
@@ -39,9 +41,10 @@ class Shown:
 class Adapted(nn.Module):
     """What one adapter has for a weight."""
 
-    def __init__(self, placed: Placed, values: Tensor) -> None:
+    def __init__(self, placed: Placed, values: Tensor, masters: Tensor | None = None) -> None:
+        """Args: `masters`, the values in float32, on the CPU, where they are known and `values` narrower."""
         super().__init__()
-        self.placed = placed
+        self.placed, self.masters = placed, masters
         self.overlay = Overlay(placed.places, values)
         # Past PEFT's low_cpu_mem_usage, which would put a new parameter on the meta device.
         self._parameters["k"] = nn.Parameter(values, requires_grad=False)
@@ -56,8 +59,21 @@ class Adapted(nn.Module):
     def require(self, requires_grad: bool) -> None:
         """Let the values be trained, from float32 ones, or not."""
         if requires_grad and self.values.dtype != torch.float32:
-            self._parameters["k"] = nn.Parameter(self.values.detach().float())
+            self._parameters["k"] = nn.Parameter(self.exact.float())
+            self.masters = None
         self.values.requires_grad_(requires_grad)
+
+    @property
+    def exact(self) -> Tensor:
+        """The values as precisely as they are known, (k,), beside the weight."""
+        return self.values.detach() if self.masters is None else self.masters.to(self.values.device)
+
+    def take_place_of(self, other: Adapted) -> None:
+        """Keep the other's parameter, which an optimizer may hold, where it has the same coordinates."""
+        same = other.placed.places.same(self.placed.places)
+        if same and other.values.dtype == self.values.dtype:
+            other.values.data = self.values.data
+            self._parameters["k"] = other.values
 
     @property
     def is_written(self) -> bool:
@@ -69,6 +85,19 @@ class Adapted(nn.Module):
         """Return the overlay, with the values as they are now."""
         self.overlay.values = self.values.detach()
         return self.overlay
+
+
+def adapted_from(
+    adapter: SparseAdapter, placed: Placed, weight: nn.Parameter, *, trainable: bool
+) -> Adapted:
+    """Return what a saved adapter has for a weight: float32 if it is trained, else as the weight is."""
+    if trainable or weight.dtype.itemsize >= torch.float32.itemsize:
+        dtype = torch.float32 if trainable else weight.dtype
+        return Adapted(placed, new_values(placed, adapter, weight, dtype).clone())
+    values = new_values(placed, adapter, weight).clone()
+    if not adapter.has_masters:
+        return Adapted(placed, values)
+    return Adapted(placed, values, new_values(placed, adapter, weight, torch.float32).cpu())
 
 
 class SparseLayer(nn.Module, BaseTunerLayer):
@@ -108,17 +137,15 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         assert isinstance(found, Adapted)
         return found
 
-    def add(self, adapter: str, placed: Placed, values: Tensor) -> None:
-        """Add or replace an adapter, (k,) in any dtype; it shows once it is active, with `show`."""
+    def put(self, adapter: str, adapted: Adapted | None) -> None:
+        """Give an adapter something else for the weight, or nothing; `show` then puts it there."""
         held = self.adapted(adapter)
-        same = held is not None and held.placed.places.same(placed.places)
-        if held is not None and same and held.values.dtype == values.dtype:
-            with torch.no_grad():  # an optimizer may hold them
-                held.values.copy_(values)
-            return
         if held is not None and held.overlay in self.stack.applied:
             self.stack.switch(self.weight, [])
-        self.adapters[adapter] = Adapted(placed, values)
+        if adapted is not None:
+            self.adapters[adapter] = adapted
+        elif held is not None:
+            del self.adapters[adapter]
 
     def shown(self) -> Shown:
         """Return what `show` was last told."""

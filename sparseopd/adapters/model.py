@@ -12,11 +12,12 @@ import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapters.coming_back import ComingBack
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.layer import Shown, SparseLayer, check_name, key_of
+from sparseopd.adapters.layer import Adapted, Shown, SparseLayer, adapted_from, check_name, key_of
 from sparseopd.adapters.layers import layers_for, remove_layers
 from sparseopd.adapters.saving import adapter_tensors, hashed
 from sparseopd.adapters.weighted import Conflicts, weighted_sum
@@ -24,8 +25,7 @@ from sparseopd.errors import AdapterError, SparseOPDError
 from sparseopd.masks.mask import Mask
 from sparseopd.masks.stream import for_each
 from sparseopd.optim.build import ADAPTED, own_names
-from sparseopd.overlays.applied import new_values
-from sparseopd.overlays.placed import Placed, place
+from sparseopd.overlays.placed import place
 
 
 class SparseModel(BaseTuner):
@@ -38,6 +38,7 @@ class SparseModel(BaseTuner):
     prefix = ADAPTED
     tuner_layer_cls = SparseLayer
     _coming_back: ComingBack | None = None
+    _awaited: dict[str, RemovableHandle]
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(
@@ -53,22 +54,25 @@ class SparseModel(BaseTuner):
         One that was saved has no mask yet; it comes with its weights. Raises `MaskMismatchError` naming
         the tensors if the mask belongs to other weights.
         """
+        if "_awaited" not in self.__dict__:
+            self._awaited = {}
         config = self._config(adapter_name)
         check_name(adapter_name)
         if config.mask is None and config.k is not None:
+            self._await(adapter_name, True)
             return self._freeze()
         with self._base_bits():
             config.mask = hashed(config.chosen, model)
             placed = place(model, config.mask)
             weights = own_names(model)
             with torch.inference_mode(False):  # values made there could not be trained
-                values = {
-                    name: one.places.take(weights[name].detach()).clone()
+                new = {
+                    name: Adapted(one, one.places.take(weights[name].detach()).clone())
                     for name, one in placed.items()
                 }
         self._freeze()
         trainable = adapter_name in self.active_adapters and not config.inference_mode
-        self._add(adapter_name, placed, values, trainable=trainable)
+        self._add(adapter_name, new, trainable=trainable)
 
     def install(self, adapter_name: str, adapter: SparseAdapter) -> None:
         """Take a saved adapter's mask and values, in place of those the adapter of that name has.
@@ -81,14 +85,14 @@ class SparseModel(BaseTuner):
                 adapter.verify(self.model)
             placed = place(self.model, adapter.mask)
         weights = own_names(self.model)
-        dtype = None if config.inference_mode else torch.float32
         with torch.inference_mode(False):
-            values = {
-                name: new_values(one, adapter, weights[name], dtype).clone()
+            new = {
+                name: adapted_from(adapter, one, weights[name], trainable=not config.inference_mode)
                 for name, one in placed.items()
             }
+        self._add(adapter_name, new, trainable=not config.inference_mode)
         config.mask, config.k = adapter.mask, adapter.count()
-        self._add(adapter_name, placed, values, trainable=not config.inference_mode)
+        self._await(adapter_name, False)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Put one adapter's values on the weights, or several, of which the last wins where they meet.
@@ -154,7 +158,8 @@ class SparseModel(BaseTuner):
             placed = place(self.model, mask)
             summed = weighted_sum(self._layers(), placed, adapters, weights)
         self.peft_config[adapter_name] = replace(configs[0], mask=mask)
-        self._add(adapter_name, placed, summed.values, trainable=False)
+        new = {name: Adapted(placed[name], values) for name, values in summed.values.items()}
+        self._add(adapter_name, new, trainable=False)
         return summed.conflicts
 
     def _unload_and_optionally_merge(
@@ -210,6 +215,7 @@ class SparseModel(BaseTuner):
             tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
         except SparseOPDError:
             if tuner._config(adapter_name).mask is None:  # it has nothing, and never will
+                tuner._await(adapter_name, False)
                 del tuner.peft_config[adapter_name]
             raise
         return {
@@ -245,28 +251,38 @@ class SparseModel(BaseTuner):
             if self.prefix not in name:
                 weight.requires_grad_(False)
 
-    def _add(
-        self,
-        adapter: str,
-        placed: Mapping[str, Placed],
-        values: Mapping[str, Tensor],
-        *,
-        trainable: bool,
-    ) -> None:
-        """Give the layers an adapter's values, and show it if it is active."""
-        present = self._layers()
-        like = present[0].shown() if present else Shown()
-        names = [*layers_for(self.model, placed)]
-        for layer in self._layers():
-            if layer.name in placed:
-                layer.add(adapter, placed[layer.name], values[layer.name])
-            else:
-                layer.delete_adapter(adapter)
-        others = frozenset().union(*(layer.shown().trained for layer in present))
+    def _add(self, adapter: str, new: Mapping[str, Adapted], *, trainable: bool) -> None:
+        """Give the layers what an adapter has now, all of them or none, and show it if it is active."""
+        before = [(layer, layer.shown()) for layer in self._layers()]
+        like = before[0][1] if before else Shown()
+        others = frozenset().union(*(shown.trained for _, shown in before))
         trained = others | {adapter} if trainable else others - {adapter}
         shown = replace(like, active=tuple(self.active_adapters), trained=trained)
-        self._change(lambda layer: layer.show(shown))
+        names = [*layers_for(self.model, new)]
+        held = [(layer, layer.adapted(adapter)) for layer in self._layers()]
+        data = [None if old is None else old.values.data for _, old in held]
+        try:
+            for layer, old in held:
+                adapted = new.get(layer.name)
+                if adapted is not None and old is not None:
+                    adapted.take_place_of(old)
+                layer.put(adapter, adapted)
+            _for_all([layer for layer, _ in held], lambda layer: layer.show(shown))
+        except BaseException:
+            for (layer, old), values in zip(held, data, strict=True):
+                if old is not None and values is not None:
+                    old.values.data = values
+                layer.put(adapter, old)
+            _restore(before)
+            raise
         self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *names])]
+
+    def _await(self, adapter: str, awaited: bool) -> None:
+        """Refuse to run without the values of an adapter that has been announced and not loaded."""
+        if adapter in self._awaited:
+            self._awaited.pop(adapter).remove()
+        if awaited:
+            self._awaited[adapter] = self.model.register_forward_pre_hook(_no_values)
 
     def _change(self, change: Callable[[SparseLayer], None]) -> None:
         """Change every layer, or none."""
@@ -274,8 +290,7 @@ class SparseModel(BaseTuner):
         try:
             _for_all([layer for layer, _ in before], change)
         except BaseException:
-            for layer, shown in before:
-                layer.show(shown)
+            _restore(before)
             raise
 
     @contextmanager
@@ -287,8 +302,18 @@ class SparseModel(BaseTuner):
                 layer.show(replace(shown, disabled=True))
             yield
         finally:
-            for layer, shown in before:
-                layer.show(shown)
+            _restore(before)
+
+
+def _restore(before: Sequence[tuple[SparseLayer, Shown]]) -> None:
+    """Let layers show what they did. Where that breaks off, once more, and raise why afterwards."""
+    try:
+        for layer, shown in before:
+            layer.show(shown)
+    except BaseException:
+        for layer, shown in before:
+            layer.show(shown)
+        raise
 
 
 def _for_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None]) -> None:
@@ -300,6 +325,13 @@ def _for_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None
     else:
         for layer in layers:
             change(layer)
+
+
+def _no_values(*_: Any) -> None:
+    raise AdapterError(
+        "an adapter has no mask and no values: load it with PeftModel.from_pretrained, or give "
+        "SparseConfig(mask=…)"
+    )
 
 
 def tuner_of(model: nn.Module) -> SparseModel:

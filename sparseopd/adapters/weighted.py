@@ -73,7 +73,7 @@ def _sum(
         if adapted is None:
             continue
         where = torch.searchsorted(places.positions(), adapted.placed.places.positions())
-        own = adapted.values.detach()
+        own = adapted.exact
         total[where] += weight * own.double()
         share[where] += weight
         times[where] += 1
