@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,15 +14,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapters.adapted import Adapted, adapted_from, check_name
+from sparseopd.adapters.changes import base_bits, change_all, put_all
 from sparseopd.adapters.coming_back import ComingBack
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.layer import Adapted, Shown, SparseLayer, adapted_from, check_name, key_of
+from sparseopd.adapters.layer import Shown, SparseLayer, key_of
 from sparseopd.adapters.layers import layers_for, remove_layers
 from sparseopd.adapters.saving import adapter_tensors, hashed
 from sparseopd.adapters.weighted import Conflicts, weighted_sum
 from sparseopd.errors import AdapterError, SparseOPDError
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.stream import for_each
 from sparseopd.optim.build import ADAPTED, own_names
 from sparseopd.overlays.placed import place
 
@@ -61,7 +61,7 @@ class SparseModel(BaseTuner):
         if config.mask is None and config.k is not None:
             self._await(adapter_name, True)
             return self._freeze()
-        with self._base_bits():
+        with base_bits(self._layers()):
             config.mask = hashed(config.chosen, model)
             placed = place(model, config.mask)
             weights = own_names(model)
@@ -80,7 +80,7 @@ class SparseModel(BaseTuner):
         Raises `AdapterMismatchError` naming the tensors if it was made for other weights.
         """
         config = self._config(adapter_name)
-        with self._base_bits():
+        with base_bits(self._layers()):
             if not self._knows(adapter):
                 adapter.verify(self.model)
             placed = place(self.model, adapter.mask)
@@ -104,7 +104,9 @@ class SparseModel(BaseTuner):
         for name in names:
             if name not in self.peft_config:
                 raise ValueError(f"Adapter {name} not found.")
-        self._change(lambda layer: layer.set_adapter(names, inference_mode=inference_mode))
+        change_all(
+            self._layers(), lambda layer: layer.set_adapter(names, inference_mode=inference_mode)
+        )
         self.active_adapter = adapter_name
 
     def merge_adapter(
@@ -113,11 +115,14 @@ class SparseModel(BaseTuner):
         """Note that the weights hold the adapters' values, which they do anyway."""
         for name in adapter_names or ():
             self._config(name)
-        self._change(lambda layer: layer.merge(safe_merge=safe_merge, adapter_names=adapter_names))
+        change_all(
+            self._layers(),
+            lambda layer: layer.merge(safe_merge=safe_merge, adapter_names=adapter_names),
+        )
 
     def unmerge_adapter(self) -> None:
         """Put the base's bits back; the active adapters return when the model next runs."""
-        self._change(lambda layer: layer.unmerge())
+        change_all(self._layers(), lambda layer: layer.unmerge())
         self._coming_back = ComingBack(self.model, self._layers())
 
     def delete_adapter(self, adapter_name: str) -> None:
@@ -154,12 +159,12 @@ class SparseModel(BaseTuner):
         mask = configs[0].chosen
         for config in configs[1:]:
             mask = mask | config.chosen
-        with self._base_bits():
+        with base_bits(self._layers()):
             placed = place(self.model, mask)
             summed = weighted_sum(self._layers(), placed, adapters, weights)
-        self.peft_config[adapter_name] = replace(configs[0], mask=mask)
         new = {name: Adapted(placed[name], values) for name, values in summed.values.items()}
         self._add(adapter_name, new, trainable=False)
+        self.peft_config[adapter_name] = replace(configs[0], mask=mask)
         return summed.conflicts
 
     def _unload_and_optionally_merge(
@@ -176,13 +181,13 @@ class SparseModel(BaseTuner):
             self.enable_adapter_layers()
             self.merge_adapter(adapter_names, safe_merge)
         else:
-            self._change(lambda layer: layer.show(Shown()))
+            change_all(self._layers(), lambda layer: layer.show(Shown()))
         remove_layers(self._layers())
         del self.model.peft_config
         return self.model
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        self._change(lambda layer: layer.enable_adapters(enabled))
+        change_all(self._layers(), lambda layer: layer.enable_adapters(enabled))
 
     def _check_merge_allowed(self) -> None:
         """Tied weights are one storage with one layer, so merging is always allowed."""
@@ -253,28 +258,13 @@ class SparseModel(BaseTuner):
 
     def _add(self, adapter: str, new: Mapping[str, Adapted], *, trainable: bool) -> None:
         """Give the layers what an adapter has now, all of them or none, and show it if it is active."""
-        before = [(layer, layer.shown()) for layer in self._layers()]
-        like = before[0][1] if before else Shown()
-        others = frozenset().union(*(shown.trained for _, shown in before))
+        before = [layer.shown() for layer in self._layers()]
+        like = before[0] if before else Shown()
+        others = frozenset().union(*(shown.trained for shown in before))
         trained = others | {adapter} if trainable else others - {adapter}
         shown = replace(like, active=tuple(self.active_adapters), trained=trained)
         names = [*layers_for(self.model, new)]
-        held = [(layer, layer.adapted(adapter)) for layer in self._layers()]
-        data = [None if old is None else old.values.data for _, old in held]
-        try:
-            for layer, old in held:
-                adapted = new.get(layer.name)
-                if adapted is not None and old is not None:
-                    adapted.take_place_of(old)
-                layer.put(adapter, adapted)
-            _for_all([layer for layer, _ in held], lambda layer: layer.show(shown))
-        except BaseException:
-            for (layer, old), values in zip(held, data, strict=True):
-                if old is not None and values is not None:
-                    old.values.data = values
-                layer.put(adapter, old)
-            _restore(before)
-            raise
+        put_all(self._layers(), adapter, new, shown)
         self.targeted_parameter_names = [*dict.fromkeys([*self.targeted_parameter_names, *names])]
 
     def _await(self, adapter: str, awaited: bool) -> None:
@@ -283,48 +273,6 @@ class SparseModel(BaseTuner):
             self._awaited.pop(adapter).remove()
         if awaited:
             self._awaited[adapter] = self.model.register_forward_pre_hook(_no_values)
-
-    def _change(self, change: Callable[[SparseLayer], None]) -> None:
-        """Change every layer, or none."""
-        before = [(layer, layer.shown()) for layer in self._layers()]
-        try:
-            _for_all([layer for layer, _ in before], change)
-        except BaseException:
-            _restore(before)
-            raise
-
-    @contextmanager
-    def _base_bits(self) -> Iterator[None]:
-        """Have the base's bits on the weights for a while."""
-        before = [(layer, layer.shown()) for layer in self._layers()]
-        try:
-            for layer, shown in before:
-                layer.show(replace(shown, disabled=True))
-            yield
-        finally:
-            _restore(before)
-
-
-def _restore(before: Sequence[tuple[SparseLayer, Shown]]) -> None:
-    """Let layers show what they did. Where that breaks off, once more, and raise why afterwards."""
-    try:
-        for layer, shown in before:
-            layer.show(shown)
-    except BaseException:
-        for layer, shown in before:
-            layer.show(shown)
-        raise
-
-
-def _for_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None]) -> None:
-    """Change layers, on the CPU several at a time: a switch is many short writes to memory."""
-    held_here = all(layer.weight.is_cpu for layer in layers)
-    if held_here and torch.get_num_threads() > 1 and not torch.is_inference_mode_enabled():
-        for _ in for_each(layers, change):
-            pass
-    else:
-        for layer in layers:
-            change(layer)
 
 
 def _no_values(*_: Any) -> None:

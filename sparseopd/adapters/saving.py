@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sparseopd.adapter_files.format import HEADER, Entry, Header
 from sparseopd.adapter_files.writer import stored
+from sparseopd.adapters.adapted import Adapted
 from sparseopd.adapters.config import SparseConfig
-from sparseopd.adapters.layer import Adapted, SparseLayer, key_of
+from sparseopd.adapters.layer import SparseLayer, key_of
 from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 from sparseopd.pairs.parameters import checkpoint_pieces
