@@ -76,8 +76,9 @@ class _Block:
     job: Job
     steps: list[_Step]
     start: int
-    stop: int
-    """Bytes of the file."""
+    """Offset in the file."""
+    size: int
+    """In bytes."""
     stretches: tuple[Stretch | None, ...]
     is_last: bool
 
@@ -86,8 +87,8 @@ class _Block:
 class _Read:
     """The same as it was read."""
 
-    content: np.ndarray
-    """Its bytes."""
+    room: np.ndarray
+    """A buffer that begins with its bytes."""
     places: list[np.ndarray | None]
     """Where the values of every step go."""
 
@@ -105,18 +106,19 @@ def rewrite(
     with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
 
         def read(block: _Block) -> _Read:
-            room = spare.pop() if spare else np.empty(BLOCK * MOST_BYTES, dtype=np.uint8)
-            content = room[: block.stop - block.start]
-            _fill(old, content.data, block.start)
-            return _Read(content, [one and one.positions() for one in block.stretches])
+            room = _spare(spare)
+            _fill(old, room[: block.size].data, block.start)
+            places = [None if one is None else one.positions() for one in block.stretches]
+            return _Read(room, places)
 
         for block, found in for_each(_blocks(jobs, chain), read, ahead=2):
-            _change(block, found)
-            _write(new, found.content.data)
+            content = found.room[: block.size]
+            _change(content, block, found.places)
+            _write(new, content.data)
             if block.is_last and block.job.name is not None:
                 done[block.job.span.name] = _outcome(block.steps)
-            note(len(found.content))
-            spare.append(found.content.base)
+            note(block.size)
+            spare.append(found.room)
     return done
 
 
@@ -129,8 +131,8 @@ def _blocks(jobs: Sequence[Job], chain: Chain) -> Iterator[_Block]:
         streams = [repeat(None) if one.values is None else one.values.stretches for one in steps]
         for start, stop in pieces(numel, BLOCK) if numel else [(0, 0)]:
             parts = tuple(next(stream, None) for stream in streams)
-            first, last = (job.span.start + at * size for at in (start, stop))
-            yield _Block(job, steps, first, last, parts, stop == numel)
+            offset, length = job.span.start + start * size, (stop - start) * size
+            yield _Block(job, steps, offset, length, parts, stop == numel)
 
 
 def _steps(job: Job, name: str, chain: Chain) -> list[_Step]:
@@ -152,14 +154,14 @@ def _steps(job: Job, name: str, chain: Chain) -> list[_Step]:
     return steps
 
 
-def _change(block: _Block, found: _Read) -> None:
+def _change(content: np.ndarray, block: _Block, places: list[np.ndarray | None]) -> None:
     """Take a part of a tensor through all its steps."""
     if not block.steps:
         return
     assert block.job.span.dtype is not None
-    part = torch.from_numpy(found.content).view(block.job.span.dtype)
+    part = torch.from_numpy(content).view(block.job.span.dtype)
     numbers = as_integers(part).numpy()
-    for step, stretch, where in zip(block.steps, block.stretches, found.places, strict=True):
+    for step, stretch, where in zip(block.steps, block.stretches, places, strict=True):
         for one in step.hashes:
             one.update(part)
         if step.values is not None and stretch is not None:
@@ -174,6 +176,14 @@ def _outcome(steps: list[_Step]) -> Rewritten:
         rounded=sum(one.rounded for one in written),
         wrong=wrong[0] if wrong else None,
     )
+
+
+def _spare(rooms: list[np.ndarray]) -> np.ndarray:
+    """Return a buffer that is free, or a new one."""
+    try:
+        return rooms.pop()  # no look before: another thread may take the last one
+    except IndexError:
+        return np.empty(BLOCK * MOST_BYTES, dtype=np.uint8)
 
 
 def _fill(file: FileIO, buffer: memoryview, start: int) -> None:

@@ -87,7 +87,9 @@ class Stack:
     """The overlays applied to one weight, the last one on top.
 
     Each knows the base's bits at its coordinates, so the order in which they are taken off does not
-    matter, and whatever interrupts `switch`, calling it again ends where that call says.
+    matter, and whatever interrupts `switch`, calling it again ends where that call says. The bits are
+    taken anew after someone else has written to the weight, unless it was through `weight.data`, which
+    torch does not count.
     """
 
     def __init__(self) -> None:
