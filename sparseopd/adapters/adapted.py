@@ -26,22 +26,28 @@ class Adapted(nn.Module):
 
     @property
     def values(self) -> nn.Parameter:
-        """(k,): float32 where it is trained, else in the weight's dtype."""
+        """(k,): float32 or wider where it is trained, else in the weight's dtype."""
         values = self._parameters["k"]
         assert values is not None
         return values
 
     def require(self, requires_grad: bool) -> None:
         """Let the values be trained, from float32 ones, or not."""
-        if requires_grad and self.values.dtype != torch.float32:
-            self._parameters["k"] = nn.Parameter(self.exact.float())
+        wide = at_least_float32(self.values.dtype)
+        if requires_grad and self.values.dtype != wide:
+            self._parameters["k"] = nn.Parameter(self.exact.to(wide))
             self.masters = None
         self.values.requires_grad_(requires_grad)
 
     @property
     def exact(self) -> Tensor:
         """The values as precisely as they are known, (k,), beside the weight."""
-        return self.values.detach() if self.masters is None else self.masters.to(self.values.device)
+        values, masters = self.values.detach(), self.masters
+        if masters is not None:
+            masters = masters.to(values.device)
+            if torch.equal(masters.to(values.dtype).view(torch.uint8), values.view(torch.uint8)):
+                return masters  # unless someone has set other values since
+        return values
 
     def take_place_of(self, other: Adapted) -> None:
         """Keep the other's parameter, which an optimizer may hold, where it has the same coordinates."""
@@ -66,13 +72,19 @@ def adapted_from(
     adapter: SparseAdapter, placed: Placed, weight: nn.Parameter, *, trainable: bool
 ) -> Adapted:
     """Return what a saved adapter has for a weight: float32 if it is trained, else as the weight is."""
-    if trainable or weight.dtype.itemsize >= torch.float32.itemsize:
-        dtype = torch.float32 if trainable else weight.dtype
+    wide = at_least_float32(weight.dtype)
+    if trainable or weight.dtype == wide:
+        dtype = wide if trainable else weight.dtype
         return Adapted(placed, new_values(placed, adapter, weight, dtype).clone())
     values = new_values(placed, adapter, weight).clone()
     if not adapter.has_masters:
         return Adapted(placed, values)
     return Adapted(placed, values, new_values(placed, adapter, weight, torch.float32).cpu())
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which values are trained."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def check_name(adapter: str) -> None:

@@ -22,7 +22,7 @@ from sparseopd.adapters.layer import Shown, SparseLayer, key_of
 from sparseopd.adapters.layers import layers_for, remove_layers
 from sparseopd.adapters.saving import adapter_tensors, hashed
 from sparseopd.adapters.weighted import Conflicts, weighted_sum
-from sparseopd.errors import AdapterError, SparseOPDError
+from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 from sparseopd.optim.build import ADAPTED, own_names
 from sparseopd.overlays.placed import place
@@ -134,6 +134,7 @@ class SparseModel(BaseTuner):
         for layer in self._layers():
             layer.delete_adapter(adapter_name)
         del self.peft_config[adapter_name]
+        self._await(adapter_name, False)
         if was_active:
             active = [name for name in self.active_adapters if name != adapter_name]
             if not active and self.peft_config:
@@ -218,7 +219,7 @@ class SparseModel(BaseTuner):
         tuner, label = tuner_of(model), f"the adapter {adapter_name}"
         try:
             tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
-        except SparseOPDError:
+        except BaseException:
             if tuner._config(adapter_name).mask is None:  # it has nothing, and never will
                 tuner._await(adapter_name, False)
                 del tuner.peft_config[adapter_name]

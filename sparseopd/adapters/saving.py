@@ -58,7 +58,7 @@ def adapter_tensors(
         adapted = layer.adapted(adapter)
         if adapted is not None:
             current = held.get(f"{place}.{key_of(adapter)}", adapted.values)
-            current = current if adapted.masters is None else adapted.masters
+            current = current if adapted.masters is None else adapted.exact
             values |= adapted.placed.split(current.detach().cpu())
             results |= _results(model, layer, adapted)
     entries: list[Entry] = []
