@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sparseopd.errors import SparseOPDError
 
 if TYPE_CHECKING:
+    from sparseopd.adapter_files import SparseAdapter
     from sparseopd.analysis import Analysis, AnalysisSettings, analyze
     from sparseopd.masks import Mask, select
     from sparseopd.optim import MaskedOptimizer
@@ -26,6 +27,7 @@ __all__ = [
     "Mask",
     "MaskedOptimizer",
     "Recipe",
+    "SparseAdapter",
     "SparseOPDError",
     "analyze",
     "apply",
@@ -43,6 +45,7 @@ _HOME = {
     "apply": "sparseopd.overlays",
     "remove": "sparseopd.overlays",
     "Recipe": "sparseopd.recipe",
+    "SparseAdapter": "sparseopd.adapter_files",
 }
 
 

@@ -159,6 +159,8 @@ def train(
         )
     say(f"checkpoint in {facts.seconds:.0f} s: {run.checkpoint}")
     say(f"next: sparseopd evaluate {run.path}")
+    if facts.mask:
+        say(f"ship it: sparseopd adapter extract {run.path} -o ADAPTER")
     if json:
         print_json(
             {
