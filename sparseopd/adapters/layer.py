@@ -215,12 +215,16 @@ def key_of(adapter: str) -> str:
 
 def _after_step(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
     """Write what a step has trained; also for optimizers that change values behind torch's back."""
+    stepped = []
     for group in optimizer.param_groups:
         for values in group["params"]:
             layer = _trained.get(id(values))
             trained = None if layer is None else layer._trained()
             if layer is not None and trained is not None and trained.values is values:
-                layer.write()
+                trained.overlay.written = None  # whatever breaks off from here, `seen` will know
+                stepped.append(layer)
+    for layer in stepped:
+        layer.write()
 
 
 register_optimizer_step_post_hook(_after_step)
