@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparseopd.adapters.adapted import Adapted
 from sparseopd.adapters.training import Gathered, see_plainly, see_through
+from sparseopd.masks.places import Places
 from sparseopd.optim.build import ADAPTED
 from sparseopd.overlays.overlay import Stack
 
@@ -77,6 +78,8 @@ class SparseLayer(nn.Module, BaseTunerLayer):
         if held is not None and held.overlay in self.stack.applied:
             self.stack.switch(self.weight, [])
         if adapted is not None:
+            for other in self.adapters:
+                adapted.overlay.share(self._shared(other, adapted.overlay.places))
             self.adapters[adapter] = adapted
         elif held is not None:
             del self.adapters[adapter]
@@ -193,6 +196,12 @@ class SparseLayer(nn.Module, BaseTunerLayer):
             return None
         adapted = self.adapted(self.active_adapters[0])
         return adapted if adapted is not None and adapted.values.requires_grad else None
+
+    def _shared(self, adapter: str, places: Places) -> Places:
+        """The places that an adapter holds, if they are the same."""
+        adapted = self.adapted(adapter)
+        same = adapted is not None and adapted.overlay.places.same(places)
+        return adapted.overlay.places if adapted is not None and same else places
 
     def _values(self, adapter: str) -> nn.Parameter:
         adapted = self.adapted(adapter)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 _REMEMBERED = 8
 """States a weight has been in, of which the count is known."""
-
+_APART = 1 << 10
+"""Between the counts of two states, so that writes by others after one do not reach the next."""
 
 State = tuple[tuple[int, int | None], ...]
 """What is over a weight: the serial number of each overlay, and the count of its values."""
@@ -48,7 +49,7 @@ class Versions:
         others = [one for one in known if one[0] != before[0]]
         self._known = [*others, before][-_REMEMBERED:]
         yield
-        self._highest = max(self._highest, weight._version, before[1]) + 1
+        self._highest = max(self._highest, weight._version, before[1]) + _APART
         self._left = dict(self._known).get(state(), self._highest)
         set_version(weight, self._left)
 
