@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -13,11 +15,13 @@ from sparseopd.adapter_files.format import HEADER, PARTS, WEIGHTS, Entry, Header
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError, MaskMismatchError
 from sparseopd.masks.bitmap import Bitmap, Bitmaps
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.payload import is_plausible, unpack
+from sparseopd.masks.payload import is_plausible, stretches, unpack
 from sparseopd.pairs.folder import FLOATS
 from sparseopd.pairs.locate import weights_folder
 from sparseopd.pairs.tensors import Source
 
+RESIDENT_BYTES = 32 << 20
+"""A file's memory map is closed after this much of it was read."""
 _KINDS = {"U8": torch.uint8, **FLOATS}
 Facts = dict[str, tuple[torch.dtype | None, tuple[int, ...]]]
 """Dtype, None for one that no adapter has, and shape of each stored tensor."""
@@ -52,13 +56,12 @@ class SparseAdapter:
         if not path.is_file():
             raise AdapterError(f"{source} holds no adapter ({WEIGHTS} is missing)")
         try:
-            content = safe_open(path, framework="pt")
-            facts = {key: _facts_of(content, key) for key in content.keys()}
+            stored = _Stored(path)
         except (SafetensorError, OSError) as error:
             raise AdapterFileError(
                 f"{path} is not a safetensors file, or is cut short ({error})"
             ) from error
-        return cls(str(source), facts, content.get_tensor)
+        return cls(str(source), stored.facts, stored.read)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], label: str) -> SparseAdapter:
@@ -100,6 +103,19 @@ class SparseAdapter:
         dtype = self._facts[f"{name}.values"][0]
         assert dtype is not None
         return dtype
+
+    def stretches(self, name: str, size: int) -> list[tuple[int, int, np.ndarray]]:
+        """Return (coordinates, values, payload) of each stretch of a touched tensor, in order.
+
+        `size` coordinates each, a multiple of `masks.coding.BLOCK`; `masks.coding.positions` finds out
+        where in a stretch the values go. Raises `AdapterFileError` if the mask is damaged.
+        """
+        entry = self._entries[name]
+        try:
+            payload = self._read(f"{name}.mask").numpy()
+            return stretches(entry.shape, entry.count, entry.checksums[0], payload, size)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise AdapterFileError(f"{self.label} is damaged in {name}: {error}") from error
 
     def values(self, name: str) -> Tensor:
         """Return a touched tensor's new values, (k,) by flat position, in the base's dtype."""
@@ -200,6 +216,26 @@ class SparseAdapter:
                 f"{self.label} is damaged in {entry.name}: its {part} do not match their checksum"
             )
         return found
+
+
+class _Stored:
+    """The tensors of a file; several threads may read them.
+
+    A memory map keeps every page that it has shown, so the file is opened anew now and then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._shown, self._lock = path, 0, Lock()
+        self._content = safe_open(path, framework="pt")
+        self.facts = {key: _facts_of(self._content, key) for key in self._content.keys()}
+
+    def read(self, key: str) -> Tensor:
+        with self._lock:
+            if self._shown > RESIDENT_BYTES:
+                self._content, self._shown = safe_open(self._path, framework="pt"), 0
+            found = self._content.get_tensor(key)
+            self._shown += found.nbytes
+            return found
 
 
 def named(tensors: Mapping[str, str], shown: int = 3) -> str:

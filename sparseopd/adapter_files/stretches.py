@@ -8,33 +8,39 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparseopd.adapter_files.adapter import SparseAdapter
-from sparseopd.masks.bitmap import Bitmap, count_bits
-from sparseopd.pairs.tensors import pieces
+from sparseopd.errors import AdapterFileError
+from sparseopd.masks.coding import positions
 
 
 @dataclass(frozen=True)
 class Stretch:
     """Consecutive coordinates of a tensor, and which of an adapter's values are for them."""
 
-    start: int
-    stop: int
+    label: str
+    """Adapter and tensor."""
+    numel: int
     first: int
     last: int
     """The values are those from `first` up to `last`, exclusive."""
-    bitmap: Bitmap
+    payload: np.ndarray
 
     def positions(self) -> np.ndarray:
-        """Return where the values go, counted from `start`: int64 (last - first,), ascending."""
-        return np.flatnonzero(self.bitmap.flat(self.start, self.stop).numpy())
+        """Return where the values go, counted from its first coordinate: int64 (last - first,), ascending.
+
+        Raises `AdapterFileError` if the mask is not what its checksum promised.
+        """
+        try:
+            return positions(self.payload, self.numel)
+        except ValueError as error:
+            raise AdapterFileError(f"{self.label}: {error}") from error
 
 
 def stretches(adapter: SparseAdapter, name: str, size: int) -> Iterator[Stretch]:
-    """Yield the stretches of a touched tensor, `size` coordinates each, a multiple of 8.
+    """Yield the stretches of a touched tensor, `size` coordinates each, a multiple of a mask's blocks.
 
     Raises `AdapterFileError` if its mask is damaged.
     """
-    bitmap, first = adapter.mask.bitmaps[name], 0
-    for start, stop in pieces(bitmap.numel, size):
-        last = first + count_bits(bitmap.bits[start // 8 : (stop + 7) // 8])
-        yield Stretch(start, stop, first, last, bitmap)
-        first = last
+    first = 0
+    for numel, count, payload in adapter.stretches(name, size):
+        yield Stretch(f"{adapter.label} is damaged in {name}", numel, first, first + count, payload)
+        first += count

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from sparseopd.masks.bitmap import count_bits
 
@@ -46,6 +48,17 @@ def encode(bits: np.ndarray, numel: int) -> np.ndarray:
     return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
 
+@dataclass(frozen=True)
+class _Coded:
+    """A block as it lies in a payload."""
+
+    start: int
+    numel: int
+    code: int
+    count: int
+    body: np.ndarray
+
+
 def decode(payload: np.ndarray, numel: int) -> np.ndarray:
     """Return the packed bitmap of a payload: uint8 of (⌈numel / 8⌉,).
 
@@ -53,6 +66,44 @@ def decode(payload: np.ndarray, numel: int) -> np.ndarray:
     is allocated but a block's worth.
     """
     bits = np.zeros((numel + 7) // 8, dtype=np.uint8)
+    for block in _coded(payload, numel):
+        packed = _decode_block(block)
+        bits[block.start // 8 : block.start // 8 + len(packed)] = packed
+    return bits
+
+
+def positions(payload: np.ndarray, numel: int) -> np.ndarray:
+    """Return the chosen coordinates of a payload: int64 (m,), ascending.
+
+    Quicker than to decode bits and look for the ones. Raises `ValueError` as `decode` does.
+    """
+    found = [np.zeros(0, dtype=np.int64)]
+    for block in _coded(payload, numel):
+        if block.code < OTHERS:
+            where = _decode_gaps(block.body, block.code, block.count, block.numel)
+        else:
+            flags = np.unpackbits(_decode_block(block), count=block.numel, bitorder="little")
+            where = np.flatnonzero(flags)
+        found.append(where + block.start)
+    return np.concatenate(found)
+
+
+def cut(payload: np.ndarray, numel: int, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (coordinates, chosen ones, payload) of stretches of `size` coordinates, in order.
+
+    What is coded of a few blocks is a payload of its own; `size` is a multiple of `BLOCK`. Raises
+    `ValueError` as `decode` does, but for what is wrong inside a block.
+    """
+    start = begin = end = chosen = 0
+    for block in _coded(payload, numel):
+        stop = block.start + block.numel
+        chosen, end = chosen + block.count, end + HEAD.size + len(block.body)
+        if stop % size == 0 or stop == numel:
+            yield stop - start, chosen, payload[begin:end]
+            start, begin, chosen = stop, end, 0
+
+
+def _coded(payload: np.ndarray, numel: int) -> Iterator[_Coded]:
     at = 0
     for start, stop in blocks(numel):
         if len(payload) < at + HEAD.size:
@@ -61,12 +112,10 @@ def decode(payload: np.ndarray, numel: int) -> np.ndarray:
         at += HEAD.size
         if count > stop - start or size > (stop - start + 7) // 8 or len(payload) < at + size:
             raise ValueError("a block is longer than it can be")
-        packed = _decode_block(payload[at : at + size], code, count, stop - start)
-        bits[start // 8 : start // 8 + len(packed)] = packed
+        yield _Coded(start, stop - start, code, count, payload[at : at + size])
         at += size
     if at != len(payload):
         raise ValueError("bytes are left over")
-    return bits
 
 
 def _encode_block(bits: np.ndarray, numel: int) -> bytes:
@@ -79,15 +128,19 @@ def _encode_block(bits: np.ndarray, numel: int) -> bytes:
     return HEAD.pack(BITS, count, len(bits)) + bits.tobytes()
 
 
-def _decode_block(body: np.ndarray, code: int, count: int, numel: int) -> np.ndarray:
-    if code == BITS:
+def _decode_block(block: _Coded) -> np.ndarray:
+    """Return the packed bits of a block."""
+    numel, count = block.numel, block.count
+    if block.code == BITS:
+        body = block.body
         if len(body) != (numel + 7) // 8 or count_bits(body) != count or _spare(body, numel):
             raise ValueError("a block does not hold the bitmap it says")
         return body
-    if code >= 2 * OTHERS:
-        raise ValueError(f"a block has the unknown code {code}")
-    others = code >= OTHERS
-    where = _decode_gaps(body, code % OTHERS, numel - count if others else count, numel)
+    if block.code >= 2 * OTHERS:
+        raise ValueError(f"a block has the unknown code {block.code}")
+    others = block.code >= OTHERS
+    listed = numel - count if others else count
+    where = _decode_gaps(block.body, block.code % OTHERS, listed, numel)
     flags = np.full(numel, others)
     flags[where] = not others
     return np.packbits(flags, bitorder="little")
@@ -120,16 +173,26 @@ def _decode_gaps(body: np.ndarray, planes: int, count: int, numel: int) -> np.nd
     if planes > BLOCK.bit_length() or planes * count > len(bits):
         raise ValueError("a block is shorter than its gaps")
     unary = bits[planes * count :].view(np.bool_)
-    ends = np.flatnonzero(unary)
-    if len(ends) != count or len(unary) - (ends[-1] + 1 if count else 0) > 7:
+    where = np.flatnonzero(unary)
+    if len(where) != count or len(unary) - (where[-1] + 1 if count else 0) > 7:
         raise ValueError("a block has another number of coordinates than it says")
-    gaps = (np.diff(ends, prepend=-1) - 1) << planes
-    for plane in range(planes):
-        gaps |= bits[plane * count : (plane + 1) * count].astype(np.int64) << plane
-    where = np.cumsum(gaps + 1) - 1
+    # Before the n-th one there are n others, and as many zeros as the upper bits of n + 1 gaps say.
+    where <<= planes
+    where -= np.arange(count) * ((1 << planes) - 1)
+    where += _sums(bits, planes, count)
     if count and where[-1] >= numel:
         raise ValueError("a block's coordinates run past its end")
     return where
+
+
+def _sums(bits: np.ndarray, planes: int, count: int) -> np.ndarray:
+    """Return the running sums (count,) of the lower bits of all gaps, which lie in planes."""
+    lower = np.zeros(count, dtype=np.uint8 if planes <= 8 else np.int32)
+    for plane in range(planes):
+        part = bits[plane * count : (plane + 1) * count].astype(lower.dtype, copy=False)
+        lower |= part << lower.dtype.type(plane)
+    sums = torch.cumsum(torch.from_numpy(lower), 0, dtype=torch.int64)  # numpy takes twice as long
+    return sums.numpy()
 
 
 def _spare(bits: np.ndarray, count: int) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import xxhash
 
 from sparseopd.masks.bitmap import Bitmap, numel_of
-from sparseopd.masks.coding import HEAD, blocks_of, decode, encode, longest
+from sparseopd.masks.coding import HEAD, blocks_of, cut, decode, encode, longest
 
 LARGEST = 1 << 33
 """Coordinates one tensor may have: more than any model's, few enough to be counted in memory."""
@@ -26,6 +26,22 @@ def unpack(shape: tuple[int, ...], count: int, expected: str, payload: np.ndarra
     if bitmap.count != count:
         raise ValueError(f"it has {bitmap.count} coordinates and should have {count}")
     return bitmap
+
+
+def stretches(
+    shape: tuple[int, ...], count: int, expected: str, payload: np.ndarray, size: int
+) -> list[tuple[int, int, np.ndarray]]:
+    """Return the payload in stretches, as `coding.cut`.
+
+    Raises `ValueError` where it is not what the header says.
+    """
+    if checksum(shape, payload) != expected:
+        raise ValueError("it does not match its checksum")
+    parts = list(cut(payload, numel_of(shape), size))
+    found = sum(chosen for _, chosen, _ in parts)
+    if found != count:
+        raise ValueError(f"it has {found} coordinates and should have {count}")
+    return parts
 
 
 def is_plausible(shape: tuple[int, ...], count: int, size: int) -> bool:

@@ -93,7 +93,8 @@ def test_the_tuned_checkpoint_comes_back(
         assert contents(path) == ["adapter", "base", "out", "tuned"]
 
 
-def test_tensors_longer_than_a_block_are_rewritten_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_tensors_longer_than_a_block_are_rewritten_whole(tmp_path: Path, threads: int) -> None:
     base = {
         name: drawn_bits(number, torch.bfloat16, (1_100_003,)) for number, name in enumerate("abc")
     }
@@ -103,8 +104,13 @@ def test_tensors_longer_than_a_block_are_rewritten_whole(tmp_path: Path) -> None
     }
     write_folder(tmp_path / "base", base)
     write_folder(tmp_path / "tuned", tuned)
-    extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "adapter")
-    apply_to_folder(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "adapter")
+        apply_to_folder(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out")
+    finally:
+        torch.set_num_threads(before)
     assert same_bits(read_folder(tmp_path / "out"), tuned)
 
 

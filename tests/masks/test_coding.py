@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseopd.masks.coding import BLOCK, HEAD, decode, encode, longest
+from sparseopd.masks.coding import BLOCK, HEAD, cut, decode, encode, longest, positions
 
 
 def packed(flags: np.ndarray) -> np.ndarray:
     return np.packbits(flags, bitorder="little")
+
+
+def unpacked(bits: np.ndarray, numel: int) -> np.ndarray:
+    return np.unpackbits(bits, count=numel, bitorder="little")
 
 
 @given(numel=st.integers(0, 3000), density=st.floats(0, 1), seed=st.integers(0, 99))
@@ -20,6 +24,7 @@ def test_round_trip(numel: int, density: float, seed: int) -> None:
     bits = packed(np.random.default_rng(seed).random(numel) < density)
     payload = encode(bits, numel)
     assert np.array_equal(decode(payload, numel), bits)
+    assert np.array_equal(positions(payload, numel), np.flatnonzero(unpacked(bits, numel)))
     assert len(payload) <= longest(numel)
 
 
@@ -48,6 +53,23 @@ def test_clustered_and_extreme_positions() -> None:
     assert len(encode(packed(lonely), BLOCK)) < 20
 
 
+@pytest.mark.parametrize("density", [0, 1e-5, 0.1, 0.4, 0.9, 1])
+def test_stretches_are_payloads_of_their_own(density: float) -> None:
+    numel = 5 * BLOCK + 77
+    flags = np.random.default_rng(1).random(numel) < density
+    payload = encode(packed(flags), numel)
+    assert np.array_equal(positions(payload, numel), np.flatnonzero(flags))
+    start = 0
+    for length, count, part in cut(payload, numel, 2 * BLOCK):
+        mine = flags[start : start + length]
+        assert np.array_equal(positions(part, length), np.flatnonzero(mine)) and count == mine.sum()
+        assert np.array_equal(decode(part, length), packed(mine))
+        start += length
+    assert start == numel and list(cut(encode(packed(flags[:0]), 0), 0, BLOCK)) == []
+    with pytest.raises(ValueError, match="left over"):
+        list(cut(np.append(payload, payload[:1]), numel, 2 * BLOCK))
+
+
 @given(
     seed=st.integers(0, 9),
     numel=st.integers(1, 400),
@@ -64,11 +86,15 @@ def test_a_payload_that_was_changed_is_refused_or_of_the_right_size(
     for _ in range(data.draw(st.integers(1, 3))):
         where = data.draw(st.integers(0, len(changed) - 1))
         changed[where] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(changed)))
-    for content in (changed, changed[:cut], changed + b"0"):
+    shorter = data.draw(st.integers(0, len(changed)))
+    for content in (changed, changed[:shorter], changed + b"0"):
+        altered = np.frombuffer(bytes(content), np.uint8)
         try:
-            bits = decode(np.frombuffer(bytes(content), np.uint8), numel)
+            bits = decode(altered, numel)
         except ValueError:
+            with pytest.raises(ValueError):
+                positions(altered, numel)
             continue
+        assert np.array_equal(positions(altered, numel), np.flatnonzero(unpacked(bits, numel)))
         assert len(bits) == (numel + 7) // 8
         assert not numel % 8 or bits[-1] >> numel % 8 == 0
