@@ -9,8 +9,8 @@ from sparseopd.errors import PairError
 from sparseopd.pairs import tiny
 from sparseopd.recipe import BUNDLED_PREFIX, Model
 
-WEIGHTS = ("*.safetensors", "*.json")
-"""What is fetched of a hub model to read its weights: no pickles, no code."""
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+"""What is fetched of a hub model: weights, settings and tokenizer; no pickles, no code."""
 
 
 def resolve_path(path: str) -> str:
@@ -54,7 +54,7 @@ def weights_folder(path: str, revision: str | None = None, *, cached_only: bool 
             snapshot_download(
                 path,
                 revision=revision,
-                allow_patterns=list(WEIGHTS),
+                allow_patterns=list(FETCHED),
                 local_files_only=cached_only,
             )
         )
