@@ -66,6 +66,12 @@ class Block(nn.Module):
         return held + self.attention(held, held, held, need_weights=False)[0]
 
 
+def make_layers(seed: int = 0) -> nn.Sequential:
+    """A few weights, for what is done very often."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+
+
 def make_gpt2() -> nn.Module:
     """Conv1D weights, learned positions, biases, tied head."""
     torch.manual_seed(0)
@@ -87,12 +93,21 @@ MODELS: dict[str, Any] = {
 }
 
 
+WIDE_AND_NARROW = [
+    *((name, dtype) for name in MODELS for dtype in (torch.float32, torch.bfloat16)),
+    ("net", torch.float16),
+]
+"""Every kind of model in the dtypes that weights are stored in."""
+
+
 def inputs(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """A batch of two for any of the models, with an image each for LLaVA."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 11, (2, 8), generator=generator)
     if isinstance(model, Net):
         return {"tokens": tokens}
+    if isinstance(model, nn.Sequential):
+        return {"input": torch.randn(4, 6, generator=generator).to(model[0].weight.dtype)}
     batch = {"input_ids": tokens, "labels": tokens}
     vision = getattr(model.config, "vision_config", None)
     if vision is not None:
@@ -108,9 +123,8 @@ def inputs(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 def logits_of(model: nn.Module, seed: int = 0) -> Tensor:
     """What a model, plain or wrapped by PEFT, says of a batch."""
-    plain = plain_of(model)
-    found = model(**inputs(plain, seed))
-    return found if isinstance(plain, Net) else found.logits
+    found = model(**inputs(plain_of(model), seed))
+    return getattr(found, "logits", found)
 
 
 def loss_of(model: nn.Module, seed: int = 0) -> Tensor:
@@ -118,7 +132,8 @@ def loss_of(model: nn.Module, seed: int = 0) -> Tensor:
     if isinstance(plain_of(model), Net):
         tokens = inputs(plain_of(model), seed)["tokens"]
         return nn.functional.cross_entropy(model(tokens).flatten(0, 1).float(), tokens.flatten())
-    return model(**inputs(plain_of(model), seed)).loss
+    found = model(**inputs(plain_of(model), seed))
+    return found.square().mean() if isinstance(found, Tensor) else found.loss
 
 
 def plain_of(model: nn.Module) -> nn.Module:
@@ -197,7 +212,7 @@ def write_adapter(folder: Path, base: nn.Module, mask: Mask, values: Mapping[str
 def merged(base: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint that values at a mask's coordinates make of a base, by checkpoint name."""
     tensors = open_tensors(base)
-    found = {name: tensors[name].clone() for name in tensors.keys()}  # noqa: SIM118
+    found = {name: tensors[name].clone() for name in tensors.keys()}
     for name, new in values.items():
         # As integers: torch writes a single value as a number, which changes the bits of a NaN.
         as_bits(found[name])[mask[name]] = as_bits(new)
@@ -207,4 +222,4 @@ def merged(base: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> dict[st
 def checkpoint_of(model: nn.Module) -> dict[str, Tensor]:
     """The model's own weights by checkpoint name, copied."""
     tensors = open_tensors(plain_of(model))
-    return {name: tensors[name].clone() for name in tensors.keys() if PREFIX not in name}  # noqa: SIM118
+    return {name: tensors[name].clone() for name in tensors.keys() if PREFIX not in name}

@@ -23,12 +23,13 @@ from tests.adapters.adapted import (
     inputs,
     logits_of,
     loss_of,
+    make_layers,
     mask_of,
     plain_of,
     values_of,
     weights_of,
 )
-from tests.adapters.test_peft_several import Several, assert_shows
+from tests.adapters.several import Several, assert_shows
 from tests.conftest import make_qwen3
 
 
@@ -192,12 +193,6 @@ def test_a_model_moved_while_adapted_keeps_every_bit(several: Several) -> None:
     optimizer.step()
     model.to("cpu")
     assert_shows(model.unload(), several.start)
-
-
-def make_layers(seed: int = 0) -> nn.Module:
-    """A small model that compiles fast."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -25,7 +25,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     words = [sys.executable, two_processes.__file__, str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([*words, str(rank), "2"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*words, str(rank), "2"], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+        )
         for rank in range(2)
     ]
     for process in started:
@@ -53,6 +55,11 @@ def test_they_train_what_one_process_trains(found: list[dict[str, Any]]) -> None
 
 def test_only_k_values_are_sent_each_step(found: list[dict[str, Any]]) -> None:
     assert [one["sent"] for one in found] == [STEPS * mask_of(Net()).count()] * 2
+
+
+def test_applying_an_adapter_in_memory_does_without_peft(found: list[dict[str, Any]]) -> None:
+    """Importing it takes seconds; a new process is needed to see."""
+    assert [one["without_peft"] for one in found] == [True, True]
 
 
 def test_the_base_comes_back_in_each(found: list[dict[str, Any]]) -> None:

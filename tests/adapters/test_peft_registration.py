@@ -37,11 +37,6 @@ def test_importing_the_package_imports_neither_peft_nor_torch() -> None:
     assert not imported_by("import sparseopd") & {"peft", "torch", "transformers"}
 
 
-def test_apply_and_the_file_do_without_peft() -> None:
-    line = "from sparseopd.overlays import apply, remove; import sparseopd.adapter_files.adapter"
-    assert "peft" not in imported_by(line)
-
-
 def test_peft_knows_configuration_tuner_and_prefix() -> None:
     assert mapping.PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] is SparseConfig  # pyright: ignore
     assert mapping.PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] is SparseModel  # pyright: ignore

@@ -16,7 +16,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it is started as a bare file
 
-from tests.adapters.adapted import Net, adapt, differing, mask_of, values_of, weights_of
+from sparseopd.overlays import apply, remove
+
+WITHOUT_PEFT = "peft" not in sys.modules and callable(apply) and callable(remove)
+"""Whether everything but the tuner can be had without importing PEFT."""
+
+from tests.adapters.adapted import (  # noqa: E402 (what is imported by then is looked at above)
+    Net,
+    adapt,
+    differing,
+    mask_of,
+    values_of,
+    weights_of,
+)
 
 STEPS, BATCH = 3, 4
 
@@ -63,6 +75,7 @@ def main(folder: Path, rank: int, world: int) -> None:
     hold = lambda part: wrapped.no_sync() if part == 0 else nullcontext()  # noqa: E731
     train(wrapped, batches(rank, world), hold)
     found = {"weights": weights_of(model), "values": dict(values_of(model)), "sent": sent}
+    found["without_peft"] = WITHOUT_PEFT
     found["restored"] = differing(weights_of(model.unload()), start) == []
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()

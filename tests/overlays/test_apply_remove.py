@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 from transformers import Qwen3ForCausalLM
 
 import sparseopd
@@ -21,44 +20,24 @@ from sparseopd.pairs import open_tensors
 from sparseopd.pairs.tensors import tensor_hash
 from tests.adapters.adapted import (
     MODELS,
+    WIDE_AND_NARROW,
     Net,
     as_bits,
     checkpoint_of,
     differing,
     logits_of,
+    make_layers,
     mask_of,
     merged,
     new_values,
     write_adapter,
 )
-from tests.adapters.test_peft_exactness import STRANGE, breaking, strange
-from tests.adapters.test_peft_several import NAMES, Several, assert_shows
+from tests.adapters.breaking import breaking, strange
+from tests.adapters.several import NAMES, Several, assert_shows
 from tests.conftest import make_moe, make_qwen3
 
 
-def patches(folder: Path, base: nn.Module, count: int = 3) -> tuple[list[Path], list[dict]]:
-    """A chain of patches, each of the checkpoint that the one before makes, and those checkpoints."""
-    model, states = copy.deepcopy(base), [checkpoint_of(base)]
-    folders = []
-    for number in range(count):
-        mask = mask_of(model, 0.3, seed=number)
-        values = new_values(mask, model, number, odd=True)
-        folders.append(write_adapter(folder / f"patch{number}", model, mask, values))
-        states.append(merged(model, mask, values))
-        hold(model, states[-1])
-    return folders, states
-
-
-def hold(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give the model these weights, to the bit."""
-    parameters = dict(model.named_parameters())
-    assert parameters.keys() == state.keys()
-    for name, weight in parameters.items():
-        as_bits(weight.data).copy_(as_bits(state[name]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "dtype"), WIDE_AND_NARROW, ids=str)
 def test_applying_gives_the_trained_checkpoint_and_removing_the_base(
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -79,46 +58,14 @@ def test_applying_gives_the_trained_checkpoint_and_removing_the_base(
         sparseopd.remove(base)
 
 
-def test_an_open_adapter_and_a_path_as_text_will_do(tmp_path: Path, qwen3: Qwen3ForCausalLM) -> None:
+def test_an_open_adapter_and_a_path_as_text_will_do(
+    tmp_path: Path, qwen3: Qwen3ForCausalLM
+) -> None:
     several = Several(tmp_path, qwen3)
     for given in (SparseAdapter.load(several.folders["one"]), str(several.folders["one"])):
         sparseopd.apply(qwen3, given)
         assert_shows(qwen3, several.expected("one"))
         sparseopd.remove(qwen3)
-
-
-@pytest.mark.parametrize("dtype", STRANGE, ids=str)
-def test_a_chain_of_patches_gives_each_checkpoint_in_turn(
-    tmp_path: Path, dtype: torch.dtype
-) -> None:
-    base = strange(Net(), dtype)
-    folders, states = patches(tmp_path, base)
-    for folder, state in zip(folders, states[1:], strict=True):
-        sparseopd.apply(base, folder)
-        assert differing(checkpoint_of(base), state) == []
-    sparseopd.remove(base)
-    assert differing(checkpoint_of(base), states[0]) == []
-
-
-@pytest.mark.parametrize("order", [(1,), (0, 2), (0, 1, 1), (2, 1, 0)], ids=str)
-def test_a_chain_with_a_gap_or_out_of_order_is_refused(
-    tmp_path: Path, order: tuple[int, ...]
-) -> None:
-    """Whatever was applied until then stays; the refusal names tensors."""
-    base = Net()
-    folders, states = patches(tmp_path, base)
-    applied = 0
-    with pytest.raises(AdapterMismatchError) as error:
-        for number in order:
-            sparseopd.apply(base, folders[number])
-            applied += 1
-    assert applied == {(1,): 0, (0, 2): 1, (0, 1, 1): 2, (2, 1, 0): 0}[order]
-    assert error.value.tensors
-    assert ("out of order" in str(error.value)) == (applied > 0)
-    assert differing(checkpoint_of(base), states[applied]) == []
-    if applied:
-        sparseopd.remove(base)
-    assert differing(checkpoint_of(base), states[0]) == []
 
 
 def test_several_adapters_of_one_base_lie_over_each_other(tmp_path: Path) -> None:
@@ -129,25 +76,6 @@ def test_several_adapters_of_one_base_lie_over_each_other(tmp_path: Path) -> Non
     sparseopd.apply(several.base, several.folders["one"])
     assert_shows(several.base, several.expected("two", "three", "one"))
     assert_shows(sparseopd.remove(several.base), several.start)
-
-
-def test_a_patch_fits_on_its_own_base_only_not_beside_another(tmp_path: Path) -> None:
-    """Two adapters of one base make a checkpoint that no patch of either belongs to."""
-    base = make_qwen3()
-    several = Several(tmp_path, base)
-    after = copy.deepcopy(base)
-    sparseopd.apply(after, several.folders["one"])
-    mask = mask_of(after, seed=9)
-    patch = write_adapter(tmp_path / "patch", after, mask, new_values(mask, after, 9))
-    sparseopd.apply(base, several.folders["one"])
-    sparseopd.apply(base, patch)
-    sparseopd.remove(base)
-    for name in ("one", "two"):
-        sparseopd.apply(base, several.folders[name])
-    with pytest.raises(AdapterMismatchError):
-        sparseopd.apply(base, patch)
-    assert_shows(base, several.expected("one", "two"))
-    assert_shows(sparseopd.remove(base), several.start)
 
 
 def test_another_base_is_refused_by_naming_tensors(tmp_path: Path) -> None:
@@ -188,7 +116,7 @@ def test_a_damaged_adapter_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_wherever_applying_breaks_off_nothing_is_applied(tmp_path: Path) -> None:
-    several = Several(tmp_path, strange(Net(), torch.bfloat16))
+    several = Several(tmp_path, strange(make_layers(), torch.bfloat16))
     for at in breaking_points():
         sparseopd.apply(several.base, several.folders["one"])
         with breaking(at, KeyboardInterrupt) as seen:
@@ -207,7 +135,7 @@ def test_wherever_applying_breaks_off_nothing_is_applied(tmp_path: Path) -> None
 def test_wherever_removing_breaks_off_it_can_be_asked_for_again(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    several = Several(tmp_path, strange(Net(), torch.bfloat16))
+    several = Several(tmp_path, strange(make_layers(), torch.bfloat16))
     for at in breaking_points():
         for name in ("one", "two"):
             sparseopd.apply(several.base, several.folders[name])
@@ -235,7 +163,7 @@ def breaking_points() -> Iterator[int]:
 def test_a_thousand_times_leave_the_base_as_it_was(
     tmp_path: Path, dtype: torch.dtype, steps: int
 ) -> None:
-    several = Several(tmp_path, strange(Net(), dtype))
+    several = Several(tmp_path, strange(make_layers(), dtype))
     opened = {name: SparseAdapter.load(folder) for name, folder in several.folders.items()}
     drawn, applied = random.Random(0), []
     for step in range(steps):
@@ -286,37 +214,6 @@ def test_a_bf16_base_held_in_fp32_takes_the_masters(tmp_path: Path) -> None:
         assert torch.equal(found[name][mask[name]], held)
     assert differing({name: w.bfloat16() for name, w in found.items()}, expected) == []
     assert differing(checkpoint_of(sparseopd.remove(wide)), before) == []
-
-
-def test_a_chain_holds_in_a_wider_dtype_too(tmp_path: Path) -> None:
-    folders, states = patches(tmp_path, Net().bfloat16())
-    wide = Net().bfloat16().float()
-    for folder, state in zip(folders, states[1:], strict=True):
-        sparseopd.apply(wide, folder)
-        found = {name: weight.bfloat16() for name, weight in checkpoint_of(wide).items()}
-        for name, weight in state.items():
-            assert torch.equal(found[name].nan_to_num(7.0), weight.nan_to_num(7.0)), name
-    sparseopd.remove(wide)
-    assert differing(checkpoint_of(wide), checkpoint_of(Net().bfloat16().float())) == []
-
-
-def test_values_rounded_to_a_narrower_model_are_no_base_for_a_patch(tmp_path: Path) -> None:
-    """The weights are not what the patch was made for, although its base says so."""
-    base = Net()
-    for weight in base.parameters():
-        weight.data.copy_(weight.data.bfloat16())
-    wide = copy.deepcopy(base)
-    mask = mask_of(base)
-    values = {name: held * (1 + 1e-4) for name, held in new_values(mask, base, 0).items()}
-    first = write_adapter(tmp_path / "first", base, mask, values)
-    sparseopd.apply(wide, first)
-    second = write_adapter(tmp_path / "second", wide, mask, new_values(mask, wide, 1))
-    narrow = base.bfloat16()
-    before = checkpoint_of(narrow)
-    sparseopd.apply(narrow, first)
-    with pytest.raises(AdapterMismatchError):
-        sparseopd.apply(narrow, second)
-    assert differing(checkpoint_of(sparseopd.remove(narrow)), before) == []
 
 
 def test_a_compiled_model_is_the_model(tmp_path: Path) -> None:
