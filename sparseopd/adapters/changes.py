@@ -58,6 +58,18 @@ def base_bits(layers: Sequence[SparseLayer]) -> Iterator[None]:
         restore(before)
 
 
+@contextmanager
+def shown_alone(layers: Sequence[SparseLayer], adapter: str) -> Iterator[None]:
+    """Have one adapter, and no other, on the weights for a while."""
+    before = [(layer, layer.shown()) for layer in layers]
+    try:
+        for layer, shown in before:
+            layer.show(replace(shown, active=(adapter,), disabled=False, unmerged=False))
+        yield
+    finally:
+        restore(before)
+
+
 def restore(before: Sequence[tuple[SparseLayer, Shown]]) -> None:
     """Let layers show what they did. Where that breaks off, once more, and raise why afterwards."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapters.adapted import Adapted, adapted_from, check_name
-from sparseopd.adapters.changes import base_bits, change_all, put_all
+from sparseopd.adapters.changes import base_bits, change_all, put_all, shown_alone
 from sparseopd.adapters.coming_back import ComingBack
 from sparseopd.adapters.config import SparseConfig
 from sparseopd.adapters.layer import Shown, SparseLayer, key_of
@@ -26,6 +27,7 @@ from sparseopd.errors import AdapterError
 from sparseopd.masks.mask import Mask
 from sparseopd.optim.build import ADAPTED, own_names
 from sparseopd.overlays.placed import place
+from sparseopd.overlays.versions import counts
 
 
 class SparseModel(BaseTuner):
@@ -39,6 +41,7 @@ class SparseModel(BaseTuner):
     tuner_layer_cls = SparseLayer
     _coming_back: ComingBack | None = None
     _awaited: dict[str, RemovableHandle]
+    _verified: dict[str, tuple[int, int]] | None = None
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(
@@ -63,6 +66,7 @@ class SparseModel(BaseTuner):
             return self._freeze()
         with base_bits(self._layers()):
             config.mask = hashed(config.chosen, model)
+            self._verified = counts(own_names(model))
             placed = place(model, config.mask)
             weights = own_names(model)
             with torch.inference_mode(False):  # values made there could not be trained
@@ -83,6 +87,7 @@ class SparseModel(BaseTuner):
         with base_bits(self._layers()):
             if not self._knows(adapter):
                 adapter.verify(self.model)
+                self._verified = counts(own_names(self.model))
             placed = place(self.model, adapter.mask)
         weights = own_names(self.model)
         with torch.inference_mode(False):
@@ -154,8 +159,14 @@ class SparseModel(BaseTuner):
         """
         if adapter_name in self.peft_config:
             raise AdapterError(f"there is an adapter {adapter_name} already: give another name")
+        check_name(adapter_name)
         if len(adapters) != len(weights) or not adapters:
             raise AdapterError(f"{len(adapters)} adapters and {len(weights)} weights: give as many")
+        if len({*adapters}) < len(adapters) or not all(map(math.isfinite, weights)):
+            raise AdapterError(
+                f"the adapters {', '.join(adapters)} with the weights {', '.join(map(str, weights))} have "
+                "no sum: give each adapter once, with a finite weight"
+            )
         configs = [self._config(name) for name in adapters]
         mask = configs[0].chosen
         for config in configs[1:]:
@@ -210,15 +221,16 @@ class SparseModel(BaseTuner):
     ) -> dict[str, Tensor]:
         assert isinstance(config, SparseConfig)
         layers = {n: m for n, m in model.named_modules() if isinstance(m, SparseLayer)}
-        return adapter_tensors(tuner_of(model).model, config, adapter_name, layers, state_dict)
+        with shown_alone([*layers.values()], adapter_name):
+            return adapter_tensors(tuner_of(model).model, config, adapter_name, layers, state_dict)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        tuner, label = tuner_of(model), f"the adapter {adapter_name}"
+        tuner = tuner_of(model)
         try:
-            tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+            tuner.install(adapter_name, SparseAdapter.from_tensors(state_dict, adapter_name))
         except BaseException:
             if tuner._config(adapter_name).mask is None:  # it has nothing, and never will
                 tuner._await(adapter_name, False)
@@ -244,7 +256,9 @@ class SparseModel(BaseTuner):
         return config
 
     def _knows(self, adapter: SparseAdapter) -> bool:
-        """Whether another adapter has been found to belong to the same base."""
+        """Whether another adapter has been found to belong to this base, which nobody has changed since."""
+        if self._verified != counts(own_names(self.model)):
+            return False
         hashes = adapter.mask.provenance.base_hashes
         masks = [config.mask for config in self.peft_config.values()]  # pyright: ignore
         return len(hashes) == len(adapter.names) and any(

@@ -34,8 +34,7 @@ def register() -> None:
     ) -> None:
         if not isinstance(config, SparseConfig):
             return others(model, state_dict, adapter_name, config, **more)
-        label = f"the adapter for {adapter_name}"
-        tuner_of(model).install(adapter_name, SparseAdapter.from_tensors(state_dict, label))
+        tuner_of(model).install(adapter_name, SparseAdapter.from_tensors(state_dict, adapter_name))
 
     swap.knows_sparse = True  # pyright: ignore[reportFunctionMemberAccess]
     hotswap.hotswap_adapter_from_state_dict = swap

@@ -30,13 +30,13 @@ def hashed(mask: Mask, model: nn.Module) -> Mask:
     known, tensors = mask.provenance, open_tensors(model)
     missing = [name for name in mask.names if name not in known.base_hashes]
     found = {name: stored_hash(tensors, name) for name in missing}
-    if known.base in (
-        "",
-        tensors.label,
-    ):  # made from a model in memory, which may know where it came from
+    # A mask made from a model in memory does not know where that came from; the model may.
+    if known.base in ("", tensors.label):
         commit = getattr(getattr(model, "config", None), "_commit_hash", None)
         known = replace(known, base=getattr(model, "name_or_path", ""), revision=commit)
-    return Mask(mask.bitmaps, replace(known, base_hashes={**known.base_hashes, **found}))
+    # What the mask was found with is not where the values come from.
+    known = replace(known, tuned="", base_hashes={**known.base_hashes, **found})
+    return Mask(mask.bitmaps, known)
 
 
 def adapter_tensors(

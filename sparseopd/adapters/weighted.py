@@ -23,7 +23,7 @@ class Conflicts:
     """At how many of them two adapters move the base in opposite directions."""
     coordinates: int
     """How many coordinates the sum has."""
-    by_tensor: dict[str, tuple[int, int]] = field(default_factory=dict)
+    by_tensor: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """`shared` and `opposed` of each parameter that has shared ones."""
 
 

@@ -13,6 +13,7 @@ from sparseopd.errors import AdapterError, AdapterMismatchError
 from sparseopd.optim.build import own_names, unwrapped
 from sparseopd.overlays.overlay import Overlay, Stack
 from sparseopd.overlays.placed import Placed, place
+from sparseopd.overlays.versions import counts
 
 _KEPT = "_sparseopd_applied"
 """The attribute of a model that holds what is applied to it; a copy of the model has its own."""
@@ -24,9 +25,11 @@ class _Applied:
 
     stacks: dict[str, Stack] = field(default_factory=dict)
     base_state: str = ""
-    """Digest of the base, as the first adapter has it."""
+    """Digest of the base that all of them were made for, empty if not known or not the same."""
     state: str = ""
     """Digest of the weights as they are now, empty if not known."""
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The weights when the digests were right (`versions.counts`)."""
 
 
 def apply(model: nn.Module, adapter: str | Path | SparseAdapter) -> nn.Module:
@@ -41,6 +44,10 @@ def apply(model: nn.Module, adapter: str | Path | SparseAdapter) -> nn.Module:
     if not isinstance(adapter, SparseAdapter):
         adapter = SparseAdapter.load(adapter)
     plain = unwrapped(model)
+    if hasattr(plain, "peft_config"):
+        raise AdapterError(
+            f"this {type(plain).__name__} has PEFT adapters: give it this one with load_adapter"
+        )
     applied: _Applied = plain.__dict__.get(_KEPT) or _Applied()
     state = _verified(plain, adapter, applied)
     weights = own_names(plain)
@@ -58,7 +65,9 @@ def apply(model: nn.Module, adapter: str | Path | SparseAdapter) -> nn.Module:
         for name, stack in stacks.items():
             stack.switch(weights[name], before[name])
         raise
-    applied.base_state = applied.base_state or adapter.base_state()
+    is_first = not applied.stacks
+    beside = is_first or applied.base_state == adapter.base_state()
+    applied.base_state = adapter.base_state() if beside else ""
     applied.stacks |= stacks
     rounded = any(
         weights[name].dtype.itemsize < adapter.dtype(piece).itemsize
@@ -66,6 +75,7 @@ def apply(model: nn.Module, adapter: str | Path | SparseAdapter) -> nn.Module:
         for piece in one.ranks
     )
     applied.state = "" if rounded else state
+    applied.counts = counts(weights)
     plain.__dict__[_KEPT] = applied
     return model
 
@@ -94,10 +104,11 @@ def _verified(model: nn.Module, adapter: SparseAdapter, applied: _Applied) -> st
     Whole weights are read only where digests do not answer.
     """
     base = adapter.base_state()
-    if base and base == applied.state:
-        return adapter.result_state()
-    if base and base == applied.base_state:  # beside the one before: no one knows the sum of both
-        return ""
+    if base and applied.counts == counts(own_names(model)):
+        if base == applied.state:
+            return adapter.result_state()
+        if base == applied.base_state:  # beside those before: no one knows the sum of them
+            return ""
     try:
         adapter.verify(model)
     except AdapterMismatchError as error:

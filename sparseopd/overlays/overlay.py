@@ -74,11 +74,21 @@ class Overlay:
         self._beside(dense).put(dense, self._values)
         self.written = count
 
-    def put_back(self, dense: Tensor) -> None:
-        """Write the bits that the values replaced."""
+    def put_back(self, dense: Tensor, *, is_foreign: bool = False) -> None:
+        """Write the bits that the values replaced.
+
+        `is_foreign` says that someone else has written to the weight since: what is not the overlay's
+        any more then stays.
+        """
         assert self.base is not None
+        bits = self.base.to(dense)
+        if is_foreign and self.is_written:
+            found = self.gather(dense)
+            size = found.element_size()
+            own = found.view(torch.uint8) == self._values.to(found).view(torch.uint8)
+            bits = torch.where(own.view(-1, size).all(1), bits, found)
         self.written = None
-        self._beside(dense).put(dense, self.base)
+        self._beside(dense).put(dense, bits)
 
     def _beside(self, dense: Tensor) -> Places:
         index = self._places.index
@@ -91,9 +101,9 @@ class Stack:
     """The overlays applied to one weight, the last one on top.
 
     Each knows the base's bits at its coordinates, so the order in which they are taken off does not
-    matter, and whatever interrupts `switch`, calling it again ends where that call says. The bits are
-    taken anew after someone else has written to the weight, unless it was through `weight.data`, which
-    torch does not count.
+    matter, and whatever interrupts `switch`, calling it again ends where that call says. What someone
+    else writes to the weight stays, and the bits are taken anew then, unless it was through
+    `weight.data`, which torch does not count.
     """
 
     def __init__(self) -> None:
@@ -105,17 +115,17 @@ class Stack:
     @torch.no_grad()
     def switch(self, weight: Tensor, wanted: Sequence[Overlay]) -> None:
         """Apply exactly `wanted`, each once and in this order, to a weight that is contiguous."""
-        if self._versions.is_foreign(weight):
-            self._base += 1
+        is_foreign = self._versions.is_foreign(weight)
+        self._base += is_foreign
         known = all(overlay.taken == self._base for overlay in wanted)
         if self.applied == [*wanted] and all(overlay.is_written for overlay in wanted):
             return
         dense = weight.detach()
         with self._versions.of(weight, self._state):
-            for overlay in [*self.applied]:
+            for overlay in reversed([*self.applied]):
                 written_over = known and any(one.places is overlay.places for one in wanted)
                 if not written_over:
-                    overlay.put_back(dense)
+                    overlay.put_back(dense, is_foreign=is_foreign)
                     self.applied.remove(overlay)
             for overlay in wanted:
                 if overlay.taken != self._base:

@@ -7,7 +7,7 @@ the same bits again; its count is set back, so that the pass may go on. With oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -52,6 +52,11 @@ class Versions:
         self._highest = max(self._highest, weight._version, before[1]) + _APART
         self._left = dict(self._known).get(state(), self._highest)
         set_version(weight, self._left)
+
+
+def counts(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Return where each weight lies and how often it was written: equal only if no one changed any."""
+    return {name: (weight.data_ptr(), version(weight)) for name, weight in weights.items()}
 
 
 def version(tensor: Tensor) -> int:

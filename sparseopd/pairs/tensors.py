@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from sparseopd.pairs.folder import FolderTensors
+from sparseopd.pairs.folder import FLOATS, FolderTensors
 from sparseopd.pairs.locate import weights_folder
 
 PIECE = 1 << 20
@@ -107,7 +107,7 @@ def matches_hash(tensors: Tensors, name: str, expected: str) -> bool:
     A checkpoint stored in bfloat16 and loaded in float32 still matches: the cast back loses nothing.
     """
     stored = getattr(torch, expected.partition(":")[0], None)
-    if not isinstance(stored, torch.dtype):
+    if not isinstance(stored, torch.dtype) or stored not in FLOATS.values():
         return False
     if stored == tensors.dtype(name):
         return stored_hash(tensors, name) == expected
