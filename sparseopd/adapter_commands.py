@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.filesize import decimal
@@ -15,9 +15,6 @@ from sparseopd.console import console, explain, live_progress, print_json, say
 from sparseopd.errors import AdapterMismatchError, RequestError
 
 if TYPE_CHECKING:
-    from sparseopd.adapter_files.adapter import SparseAdapter
-    from sparseopd.adapter_files.extract import Extracted
-    from sparseopd.adapter_requests import Subject
     from sparseopd.selection import Selection
 
 adapter_app = typer.Typer(
@@ -26,8 +23,6 @@ adapter_app = typer.Typer(
 
 LISTED = 20
 """Tensors that `verify` names one by one."""
-DIGITS = 12
-"""Digits of a digest that a person is shown."""
 
 
 @adapter_app.command("extract")
@@ -53,6 +48,7 @@ def extract_adapter(
     _check_output(output)
     selection = _selection(mask, density, k)
     from sparseopd.adapter_requests import find, make
+    from sparseopd.adapter_words import extracted, faithfulness, share
     from sparseopd.masks.mask import Mask
 
     subject = find(base, tuned)
@@ -68,12 +64,12 @@ def extract_adapter(
             scores=scores,
             progress=progress,
         )
-    facts = _extracted(made)
+    facts = extracted(made)
     say(
-        f"adapter of {_share(made.k, made.numel)}: {output}, {decimal(made.bytes)}, "
+        f"adapter of {share(made.k, made.numel)}: {output}, {decimal(made.bytes)}, "
         f"{facts['bits_per_value']:.3g} bits a value"
     )
-    for sentence in _faithfulness(made, subject, masters):
+    for sentence in faithfulness(made, subject, masters):
         explain(sentence)
     if json:
         print_json(facts)
@@ -92,7 +88,9 @@ def apply_adapters(
     """
     _check_output(output)
     from sparseopd.adapter_files.apply import apply_to_folder
+    from sparseopd.adapter_requests import check_words
 
+    check_words(base, adapters)
     with live_progress() as progress:
         made = apply_to_folder(base, adapters, output, progress=progress)
     patches = f", of {made.adapters} patches" if made.adapters > 1 else ""
@@ -117,7 +115,9 @@ def verify_adapter(
 ) -> None:
     """Check an adapter's file, and that it belongs to a model: names, shapes and content."""
     from sparseopd.adapter_files.adapter import SparseAdapter
+    from sparseopd.adapter_requests import check_words
 
+    check_words(base, [adapter])
     loaded = SparseAdapter.load(adapter)
     loaded.check()
     try:
@@ -142,20 +142,23 @@ def verify_adapter(
 def show_adapter(adapter: options.Adapter, json: options.Json = False) -> None:
     """Say what an adapter is: its values by layer and module, its base, and where it came from."""
     from sparseopd.adapter_files.adapter import SparseAdapter
+    from sparseopd.adapter_requests import check_words
+    from sparseopd.adapter_words import description, legible, stored
     from sparseopd.masks.layout import layout
 
+    check_words(None, [adapter])
     loaded = SparseAdapter.load(adapter)
     rows = layout(loaded.mask)
-    facts = _facts(loaded)
+    facts = stored(loaded)
     if json:
         known = asdict(loaded.mask.provenance)
         known["base_hashes"] = len(known["base_hashes"])
         return print_json({**facts, "provenance": known, "layout": rows})
     from sparseopd.report import mask_tables
 
-    for line in _description(loaded, facts):
+    for line in description(loaded, facts):
         say(line)
-    for table in mask_tables(rows):
+    for table in mask_tables(legible(rows)):
         console.print()
         console.print(table)
 
@@ -176,7 +179,8 @@ def convert_adapter(
     With --no-masters, one of this project's own is written again without its float32 values.
     """
     _check_output(output)
-    from sparseopd.adapter_conversion import convert
+    from sparseopd.adapter_conversion import convert, is_ours
+    from sparseopd.adapter_words import converted
 
     with live_progress() as progress:
         done = convert(
@@ -189,7 +193,7 @@ def convert_adapter(
             no_masters=no_masters,
             progress=progress,
         )
-    say(f"{done.k:,} values of {source}: {output}")
+    say(converted(done, source, is_ours(source)))
     for sentence in done.losses or ["nothing is lost"]:
         explain(sentence)
     if json:
@@ -221,101 +225,11 @@ def _selection(mask: Path | None, density: float | None, k: int | None) -> Selec
     return build(selector="topk", density=density, k=k)
 
 
-def _extracted(made: Extracted) -> dict[str, Any]:
-    return {
-        **asdict(made),
-        "adapter": str(made.adapter),
-        "density": made.k / made.numel,
-        "bits_per_value": 8 * made.bytes / made.k,
-        "exact": not made.lost and not made.rounded,
-    }
-
-
-def _faithfulness(made: Extracted, subject: Subject, masters: bool) -> list[str]:
-    """Sentences on how the base with the adapter differs from the tuned checkpoint."""
-    base, tuned = subject.base.label, subject.tuned.label
-    lines = []
-    if not made.lost and not made.rounded:
-        lines.append(f"applied to {base}, it gives {tuned}, every weight bit for bit")
-    if made.lost:
-        lines.append(
-            f"{made.lost:,} of the {made.changed:,} changed weights are left out: applied to {base}, "
-            f"it gives another model than {tuned}"
-        )
-    if made.rounded:
-        kept = "; float32 masters keep those among its own values" if masters else ""
-        lines.append(
-            f"{made.rounded:,} weights of {tuned} have bits that the dtype of {base} cannot hold, and "
-            f"it gives them rounded{kept}"
-        )
-    same = made.k - (made.changed - made.lost)
-    if same:
-        lines.append(f"{same:,} of its values are the base's own: chosen, and not changed")
-    return lines
-
-
-def _facts(adapter: SparseAdapter) -> dict[str, Any]:
-    """What `show --json` prints, but for provenance and layout."""
-    dtypes = {str(adapter.dtype(name)).removeprefix("torch.") for name in adapter.touched}
-    size = _size(adapter)
-    return {
-        "k": adapter.count(),
-        "numel": adapter.mask.numel(),
-        "density": adapter.mask.density(),
-        "tensors": len(adapter.names),
-        "touched": len(adapter.touched),
-        "dtypes": sorted(dtypes),
-        "bytes": size,
-        "bits_per_value": 8 * size / adapter.count(),
-        "masters": adapter.has_masters,
-        "teacher": adapter.teacher,
-        "base_state": adapter.base_state(),
-        "result_state": adapter.result_state(),
-    }
-
-
-def _description(adapter: SparseAdapter, facts: dict[str, Any]) -> list[str]:
-    """Sentences on what an adapter is, and where it came from."""
-    known = adapter.mask.provenance
-    revision = f" at {known.revision}" if known.revision else ""
-    masters = "and in float32 too" if adapter.has_masters else "without float32 masters"
-    settings = ", ".join(f"{key} {value}" for key, value in known.settings.items())
-    selector = f"selector {known.selector or 'unknown'}"
-    lines = [
-        f"{_share(facts['k'], facts['numel'])}, in {facts['touched']:,} of {facts['tensors']:,} tensors",
-        f"stored in {' and '.join(facts['dtypes'])}, {masters}: {decimal(facts['bytes'])}, "
-        f"{facts['bits_per_value']:.3g} bits a value",
-        f"base {known.base or 'unknown'}{revision}, {_state(facts['base_state'])}",
-        f"result {_state(facts['result_state'])}",
-        f"teacher {adapter.teacher or 'not recorded'}",
-        selector + (f" ({settings})" if settings else ""),
-    ]
-    if known.tuned:
-        lines.append(f"values of {known.tuned}")
-    if known.steps:
-        lines.append(f"{known.steps:,} training steps behind the choice")
-    return lines
-
-
-def _size(adapter: SparseAdapter) -> int:
-    """Bytes of the weights file."""
-    from sparseopd.adapter_files.format import WEIGHTS
-    from sparseopd.pairs.locate import weights_folder
-
-    return (weights_folder(adapter.label) / WEIGHTS).stat().st_size
-
-
-def _state(digest: str) -> str:
-    return f"state {digest[:DIGITS]}" if digest else "state unknown"
-
-
-def _share(k: int, numel: int) -> str:
-    return f"{k:,} new values for {numel:,} coordinates ({100 * k / numel:.3g} %)"
-
-
 def _list(tensors: dict[str, str], total: int) -> None:
     """Name the tensors that do not fit, as many as a screen holds."""
+    from sparseopd.adapter_files.card_text import one_line
+
     for name, what in list(tensors.items())[:LISTED]:
-        say(f"{name}: {what}")
+        say(f"{one_line(name)}: {what}")
     if len(tensors) > LISTED:
         say(f"and {len(tensors) - LISTED:,} more of {total:,} tensors; --json lists all")

@@ -9,13 +9,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.card import write_card
 from sparseopd.adapter_files.card_metadata import task_of
 from sparseopd.adapter_files.convert import FORMATS, OURS, Converted, detect, export, import_
-from sparseopd.adapter_files.format import CARD, CONFIG, HEADER, WEIGHTS
+from sparseopd.adapter_files.convert.plain import has_header
+from sparseopd.adapter_files.format import CARD, CONFIG, WEIGHTS
 from sparseopd.adapter_files.slim import without_masters
 from sparseopd.artifacts import Progress, read_json
 from sparseopd.errors import PairError, RequestError, RunFolderError
@@ -43,7 +42,7 @@ def convert(
     The base is the one given, else the one that the adapter names. Raises `AdapterError` for what cannot
     be converted, `RequestError` for an option that would do nothing.
     """
-    kind = format or (OURS if is_ours(source) else detect(source))
+    kind = _kind(source, format)
     to = to or (OURS if kind != OURS or no_masters else None)
     _check_conversion(source, kind, to, rank, no_masters)
     if kind != OURS:
@@ -58,10 +57,22 @@ def is_ours(source: str) -> bool:
     """Whether a folder or hub id holds an adapter of this format."""
     if Path(source).expanduser().is_file():
         return False
-    file = weights_folder(source) / WEIGHTS
-    with suppress(SafetensorError, OSError), safe_open(file, framework="pt") as content:
-        return HEADER in content.keys()
-    return False
+    return has_header(weights_folder(source) / WEIGHTS)
+
+
+def _kind(source: str, given: str | None) -> str:
+    """Return the format of a source. Raises `RequestError` where one is given and only one of the two is ours."""
+    if is_ours(source):
+        found = OURS
+    elif given not in (None, OURS):
+        return given
+    else:
+        found = detect(source)
+    if given not in (None, found):
+        raise RequestError(
+            f"{source} is of the format {found}, not {given}: give --from {found}, or leave --from out"
+        )
+    return found
 
 
 def _check_conversion(

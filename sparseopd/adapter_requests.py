@@ -7,6 +7,7 @@ RUN             its base is the student it began from, and its mask says which v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def make(
     folder = subject.base.folder
     write_card(
         output,
-        SparseAdapter.load(output),
+        SparseAdapter.load(output.absolute()),  # a folder called ~name is no home
         license=license,
         scores=found,
         arm=arm,
@@ -106,6 +107,24 @@ def make(
         pipeline_tag=None if folder is None else task_of(folder),
     )
     return made
+
+
+def check_words(model: str | None, adapters: Sequence[str]) -> None:
+    """Refuse what stands for no model or no adapter, and say what to give instead.
+
+    Raises `RequestError` for a run, and for an adapter's file in place of its folder.
+    """
+    for word in adapters:
+        if RunDir.is_run(word):
+            raise RequestError(
+                f"{word} is a run: make its adapter with sparseopd adapter extract {word} -o ADAPTER"
+            )
+        if Path(word).expanduser().is_file():
+            raise RequestError(f"{word} is a file: give the folder of the adapter")
+    if model is not None and RunDir.is_run(model):
+        raise RequestError(
+            f"{model} is a run: give the folder of a model, the one it began from or its checkpoint"
+        )
 
 
 def checkpoint(word: str) -> str:

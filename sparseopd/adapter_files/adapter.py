@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sparseopd.adapter_files.format import HEADER, PARTS, WEIGHTS, Entry, Header, checksum, state
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError, MaskMismatchError
-from sparseopd.masks.bitmap import Bitmap, Bitmaps
+from sparseopd.masks.bitmap import Bitmap, Bitmaps, numel_of
 from sparseopd.masks.mask import Mask
-from sparseopd.masks.payload import is_plausible, stretches, unpack
+from sparseopd.masks.payload import LARGEST, is_plausible, stretches, unpack
 from sparseopd.pairs.folder import FLOATS
 from sparseopd.pairs.locate import weights_folder
 from sparseopd.pairs.tensors import Source
@@ -169,12 +169,18 @@ class SparseAdapter:
         try:
             return Header.from_bytes(self._read(HEADER).numpy().tobytes())
         except (ValueError, SafetensorError, OSError) as error:
-            raise AdapterFileError(f"{self.label} is not a whole adapter: {error}") from error
+            reason = str(error).split("\n")[0]  # pydantic goes on for lines
+            raise AdapterFileError(f"{self.label} is not a whole adapter: {reason}") from error
 
     def _check_entries(self, entries: list[Entry]) -> None:
         """Check what is stored against the header, before anything is allocated."""
         expected: Facts = {HEADER: (torch.uint8, self._facts[HEADER][1])}
         for entry in entries:
+            if numel_of(entry.shape) > LARGEST:
+                raise AdapterFileError(
+                    f"{self.label} is inconsistent: no tensor is as large as {entry.name}, "
+                    f"{entry.shape}; get the file again"
+                )
             for part, _ in zip(PARTS, entry.checksums, strict=False):
                 key = f"{entry.name}.{part}"
                 dtype, shape = self._facts.get(key, (None, ()))

@@ -32,6 +32,7 @@ BEGIN, END = "<!-- sparseopd -->", "<!-- /sparseopd -->"
 """Lines around the part of a card that is written anew."""
 TAGS = ("sparseopd", "sparse")
 ON_POLICY = "on-policy-distillation"
+_TEMPLATE_TITLE = "# Model Card for Model ID"
 _SECTION = re.compile(rf"^{BEGIN}[ \t\r]*$.*?^{END}[ \t]*", re.MULTILINE | re.DOTALL)
 
 
@@ -82,7 +83,7 @@ def write_card(
             run=run,
         )
     )
-    card.text = _placed(card.text, section)
+    card.text = _placed(_without_template(card.text), section)
     with written_whole(path) as temporary:
         temporary.write_text(str(card), encoding="utf-8", newline="")
     return path
@@ -167,6 +168,23 @@ def _environment() -> Environment:
     )
     made.filters["code"] = code
     return made
+
+
+def _without_template(text: str) -> str:
+    """Drop the questions that PEFT writes for a user to answer, where none of them was.
+
+    A body that was written into is no longer the hub's own, and stays.
+    """
+    if _TEMPLATE_TITLE not in text:
+        return text
+    from huggingface_hub import ModelCard, ModelCardData
+
+    before, unanswered, after = text.partition(
+        ModelCard.from_template(ModelCardData()).text.strip()
+    )
+    if not unanswered:
+        return text
+    return "\n\n".join(filter(None, (before.rstrip(), after.strip()))) + "\n"
 
 
 def _placed(text: str, section: str) -> str:

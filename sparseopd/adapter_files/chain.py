@@ -11,7 +11,11 @@ from torch import Tensor
 from sparseopd.adapter_files.adapter import SparseAdapter, named
 from sparseopd.adapter_files.bits import cast
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError, MaskMismatchError
+from sparseopd.pairs.folder import FLOATS
 from sparseopd.pairs.tensors import TensorHash, Tensors
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS.values()}
+"""The dtypes that a weight's hash can begin with; a file may name any other."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,11 @@ class Chain:
                 f"{named(tensors)}; is a patch before it missing, or in another order?",
                 tensors,
             )
+        after = ", after the patches that came before" if len(self.adapters) > 1 else ""
         made_for = adapter.mask.provenance.base or "another base"
         return AdapterMismatchError(
             f"the adapter {adapter.label} was made for {made_for}, and does not fit: "
-            f"{named(tensors)}; apply it to the base it was made for, after the patches that came before",
+            f"{named(tensors)}; apply it to the base it was made for{after}",
             tensors,
         )
 
@@ -124,8 +129,7 @@ class StateHash:
 
     def __init__(self, expected: Expected, shape: torch.Size) -> None:
         self.expected = expected
-        stored = getattr(torch, expected.digest.partition(":")[0], None)
-        self._dtype = stored if isinstance(stored, torch.dtype) else None
+        self._dtype = _DTYPES.get(expected.digest.partition(":")[0])
         self._hash = None if self._dtype is None else TensorHash(self._dtype, shape)
 
     def update(self, piece: Tensor) -> None:

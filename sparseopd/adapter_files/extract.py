@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -180,8 +181,13 @@ def _origin(
         stored_in=stored,
         version=sparseopd.__version__,
     )
-    mine = {} if known is None else {key: value for key, value in vars(known).items() if value}
-    return replace(made, **mine)
+    return replace(made, **({} if known is None else _filled(known)))
+
+
+def _filled(known: Provenance) -> dict[str, Any]:
+    """Return what a provenance says: a seed of 0 too, but not that no count of idle ones is known."""
+    silent = Provenance()
+    return {key: value for key, value in vars(known).items() if value != getattr(silent, key)}
 
 
 def _called(source: Source) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +66,7 @@ def apply(model: nn.Module, adapter: str | Path | SparseAdapter) -> nn.Module:
     except BaseException:
         for name, stack in stacks.items():
             stack.switch(weights[name], before[name])
+        applied.counts = counts(weights)
         raise
     is_first = not applied.stacks
     beside = is_first or applied.base_state == adapter.base_state()
@@ -103,12 +106,14 @@ def _verified(model: nn.Module, adapter: SparseAdapter, applied: _Applied) -> st
 
     Whole weights are read only where digests do not answer.
     """
-    base = adapter.base_state()
-    if base and applied.counts == counts(own_names(model)):
-        if base == applied.state:
-            return adapter.result_state()
-        if base == applied.base_state:  # beside those before: no one knows the sum of them
-            return ""
+    base, untouched = adapter.base_state(), applied.counts == counts(own_names(model))
+    if base and base == applied.base_state:  # beside those before: no one knows the sum of them
+        if not untouched:
+            with _base_bits(model, applied):
+                adapter.verify(model)
+        return ""
+    if base and base == applied.state and untouched:
+        return adapter.result_state()
     try:
         adapter.verify(model)
     except AdapterMismatchError as error:
@@ -120,6 +125,20 @@ def _verified(model: nn.Module, adapter: SparseAdapter, applied: _Applied) -> st
             error.tensors,
         ) from error
     return adapter.result_state()
+
+
+@contextmanager
+def _base_bits(model: nn.Module, applied: _Applied) -> Iterator[None]:
+    """Have the base's bits on a model for a while."""
+    weights = own_names(model)
+    before = {name: [*stack.applied] for name, stack in applied.stacks.items()}
+    try:
+        for name, stack in applied.stacks.items():
+            stack.switch(weights[name], [])
+        yield
+    finally:
+        for name, stack in applied.stacks.items():
+            stack.switch(weights[name], before[name])
 
 
 def new_values(

@@ -26,9 +26,9 @@ from sparseopd.adapter_files.convert import (
 )
 from sparseopd.adapter_files.convert.changes import Change
 from sparseopd.adapter_files.convert.peft_folder import read_config
-from sparseopd.adapter_files.convert.plain import format_of
+from sparseopd.adapter_files.convert.plain import format_of, has_header
 from sparseopd.adapter_files.convert.result import Converted, Outcome
-from sparseopd.adapter_files.format import CONFIG, PEFT_TYPE
+from sparseopd.adapter_files.format import CONFIG, PEFT_TYPE, WEIGHTS
 from sparseopd.artifacts import Progress, RunDir, folder_written_whole
 from sparseopd.errors import AdapterError
 from sparseopd.pairs.locate import weights_folder
@@ -123,6 +123,8 @@ def import_(
     path = _located(source)
     name = format or detect(path)
     chosen = _format(name)
+    if name == OURS and (found := detect(path)) != OURS:
+        raise AdapterError(f"{source} is of the format {found}, not {OURS}: name that, or none")
     if chosen.read is None:
         raise AdapterError(
             f"{source} is {chosen.title} already: name the format to convert it to, one of "
@@ -152,6 +154,12 @@ def detect(source: str | Path) -> str:
     for file in files:
         if format_of(file) in _METADATA:
             return _METADATA[format_of(file)]
+    if path.is_file() and (
+        has_header(path) or (path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file())
+    ):
+        raise AdapterError(
+            f"{source} is one file of an adapter: give the folder that holds it, {path.parent}"
+        )
     raise AdapterError(
         f"{source} is an adapter of no known format: name it, one of "
         f"{', '.join(name for name, one in FORMATS.items() if one.read)}"

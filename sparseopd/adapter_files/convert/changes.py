@@ -44,7 +44,7 @@ class Additions:
     def __init__(
         self, names: list[str], merge: Callable[[str, Tensor], tuple[Tensor, int]]
     ) -> None:
-        """Args: `merge(name, before)` returns the sum and the number of differences in it."""
+        """Args: `merge(name, before)` returns the sum and at how many places it adds more than 0."""
         self.names, self._merge = names, merge
         self._listed = self._kept = 0
 
@@ -54,8 +54,10 @@ class Additions:
         after, listed = self._merge(name, before)
         where = differ(after, before).reshape(-1).nonzero().squeeze(1)
         self._listed += listed
-        self._kept += len(where)
-        return where, taken(after.reshape(-1), where)
+        new = taken(after.reshape(-1), where)
+        # −0.0 that becomes 0.0 changes bits and is no place that was counted
+        self._kept += int((new != before.reshape(-1)[where]).sum())
+        return where, new
 
     def losses(self) -> list[str]:
         """Say how many differences change nothing."""
@@ -63,7 +65,7 @@ class Additions:
             return []
         return [
             f"{share(self._listed - self._kept, self._listed)} are left out, because adding them leaves "
-            "the weight as it is: they are 0, repeated, or too small for its dtype"
+            "the weight as it is: they are too small for its dtype, or cancel each other"
         ]
 
 
@@ -143,6 +145,14 @@ class Replacements:
 
     def _error(self, name: str, what: str) -> AdapterFileError:
         return AdapterFileError(f"{self._label} is inconsistent: {name} has {what}")
+
+
+def places_moved(places: Tensor, values: Tensor) -> int:
+    """Return at how many distinct flat places (k,) a difference (k,) other than 0 is listed.
+
+    Formats whose layers all hold as many entries are padded with differences of 0.
+    """
+    return len(places[values != 0].unique())
 
 
 def taken(values: Tensor, where: Tensor) -> Tensor:

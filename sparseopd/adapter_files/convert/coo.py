@@ -21,6 +21,7 @@ from sparseopd.adapter_files.convert.changes import Change, Places, Replacements
 from sparseopd.adapter_files.convert.differences import positions_of
 from sparseopd.adapter_files.convert.plain import PlainFile
 from sparseopd.adapter_files.convert.result import Outcome
+from sparseopd.adapter_files.convert.steps import tensors_in
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -36,14 +37,12 @@ def export(
     """Write the file; the base is not needed."""
     container = Container(folder, {"format": FORMAT})
     try:
-        for done, name in enumerate(adapter.touched, 1):
+        for name in tensors_in(adapter, adapter.touched, progress):
             shape = adapter.shape(name)
             positions = positions_of(adapter.mask.bitmaps[name])
             container.add(f"{name}.indices", _coordinates(positions, shape))
             container.add(f"{name}.values", adapter.values(name))
             container.add(f"{name}.shape", torch.tensor(shape, dtype=torch.int64))
-            if progress is not None:
-                progress("export", done, len(adapter.touched))
         container.write(folder / FILE)
     finally:
         container.close()

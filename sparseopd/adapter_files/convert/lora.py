@@ -19,6 +19,7 @@ from sparseopd.adapter_files.convert.changes import Additions, Change
 from sparseopd.adapter_files.convert.differences import difference, widened
 from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
 from sparseopd.adapter_files.convert.result import Outcome
+from sparseopd.adapter_files.convert.steps import layers_in
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, PairError
 from sparseopd.pairs.lora import LoraUpdate
@@ -136,14 +137,12 @@ def _tensors(
     residuals: _Residuals,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    for done, layer in enumerate(planned.layers, 1):
+    for layer in layers_in(planned, progress):
         delta = _update(adapter, planned.base, layer)
         up, down = factors(delta, rank)
         residuals.add(layer.tensor, delta, up @ down)
         yield f"{layer.module}.lora_A.weight", down
         yield f"{layer.module}.lora_B.weight", up
-        if progress is not None:
-            progress("export", done, len(planned.layers))
 
 
 def _update(adapter: SparseAdapter, base: Tensors, layer: Layer) -> Float[Tensor, "m n"]:

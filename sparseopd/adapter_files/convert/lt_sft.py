@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseopd.adapter_files.convert.changes import Additions, Change
+from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
 from sparseopd.adapter_files.convert.result import listing
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -25,6 +26,16 @@ from sparseopd.pairs.tensors import Source, Tensors
 TITLE = "LT-SFT"
 FILE = "pytorch_diff.bin"
 PARTS = {"size", "index_steps", "values"}
+BROKEN = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+"""What torch raises, beside `UnpicklingError`, while it reads a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class _Sft(Additions):
         after, listed = before.clone(), 0
         if name in self._diffs:
             after += self._diffs[name].tensor()
-            listed += len(self._diffs[name].values)
+            one = self._diffs[name]
+            listed += places_moved(torch.from_numpy(one.positions), one.values)
         if name in self._whole:
             after.copy_(self._whole[name])
             listed = before.numel()
@@ -73,6 +85,7 @@ def read(path: Path, source: Source, base: Tensors) -> Change:
     """Open a file or its folder. Raises `AdapterError` for a pickle that could run code, or does not fit."""
     path = path / FILE if path.is_dir() else path
     content = _load(path)
+    _check_names(path, content)
     diffs = {name: _decoded(path, name, one) for name, one in content.get("diffs", {}).items()}
     whole = {name: _dense(path, name, one) for name, one in content.get("abs", {}).items()}
     names = base.keys()
@@ -92,6 +105,8 @@ def read(path: Path, source: Source, base: Tensors) -> Change:
 
 def _load(path: Path) -> Mapping[str, Any]:
     """Read the pickle, of which nothing but tensors, numbers and containers is let through."""
+    if not path.is_file():
+        raise AdapterFileError(f"there is no file {path}: give LT-SFT's {FILE} or its folder")
     # The first gap is a numpy number: made by this function, from a dtype, which is of this class.
     # The file names the function by the module it lay in, which numpy 2 renamed.
     scalar: Any = np.int64(0).__reduce__()[0]
@@ -100,12 +115,12 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(known):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0].strip()
-        raise AdapterFileError(
-            f"{path} is damaged, or a pickle of more than tensors and numbers, which could run code when it "
-            f"is read, and is not read: {reason}"
-        ) from error
+    except pickle.UnpicklingError as error:
+        raise _refused(path, known) from error
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {path}: {error.strerror or error}") from error
+    except BROKEN as error:
+        raise AdapterFileError(f"{path} is damaged or cut short: fetch it again") from error
     kinds = ("diffs", "abs")
     if (
         not isinstance(content, dict)
@@ -121,18 +136,50 @@ def _load(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _refused(path: Path, known: list[Any]) -> AdapterFileError:
+    """Say what a pickle asked for. Torch's own reason is not quoted: it advises to read it all the same."""
+    try:
+        with torch.serialization.safe_globals(known):
+            wanted = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (pickle.UnpicklingError, OSError, *BROKEN):
+        wanted = []
+    if wanted:
+        return AdapterFileError(
+            f"{path} asks for {listing(sorted(wanted))}, which could run code when it is read, and is not "
+            "read: save it again with tensors and numbers alone"
+        )
+    return AdapterFileError(
+        f"{path} is no file that torch.save wrote of tensors and numbers alone, or is damaged: fetch it "
+        "again, or save it again"
+    )
+
+
+def _check_names(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise `AdapterFileError` for tensors whose names are no text."""
+    for name in [name for part in content.values() for name in part]:
+        if not isinstance(name, str):
+            raise AdapterFileError(
+                f"{path} calls a tensor {name!r}, which is no text: save it again with LT-SFT's SFT.save"
+            )
+
+
 def _decoded(path: Path, name: str, encoded: Any) -> _Sparse:
     """Turn gaps between column-major positions into row-major ones."""
     if not isinstance(encoded, dict) or encoded.keys() != PARTS:
         raise AdapterFileError(f"{path} does not hold {name} as size, index_steps and values")
-    shape, values = tuple(map(int, encoded["size"])), encoded["values"]
     try:
-        columns_first = np.cumsum(np.asarray(encoded["index_steps"], dtype=np.int64))
+        shape = tuple(map(index, encoded["size"]))
+        columns_first = np.cumsum([index(step) for step in encoded["index_steps"]], dtype=np.int64)
         places = np.unravel_index(columns_first, shape, order="F")
         positions = np.ravel_multi_index(places, shape).astype(np.int64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise AdapterFileError(f"{path} is inconsistent in {name}: {error}") from error
-    if not isinstance(values, Tensor) or values.shape != positions.shape:
+    values = _dense(path, f"the values of {name}", encoded["values"])
+    if values.dtype.itemsize < 2:
+        raise AdapterFileError(
+            f"{path} has differences of {values.dtype} for {name}, not of 16 bits or more"
+        )
+    if values.shape != positions.shape:
         raise AdapterFileError(
             f"{path} is inconsistent: {name} has {len(positions)} positions and other values"
         )
@@ -140,9 +187,14 @@ def _decoded(path: Path, name: str, encoded: Any) -> _Sparse:
 
 
 def _dense(path: Path, name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
+    """Return a tensor that holds real numbers. Raises `AdapterFileError` for anything else."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
         raise AdapterFileError(f"{path} does not hold {name} as a dense tensor")
-    return value
+    if not value.is_floating_point():
+        raise AdapterFileError(
+            f"{path} holds {name} as {value.dtype}, which is no real floating-point number"
+        )
+    return value.detach()
 
 
 def _named(name: str, names: list[str]) -> str | None:
@@ -158,7 +210,14 @@ def _named(name: str, names: list[str]) -> str | None:
 def _check(
     path: Path, base: Tensors, found: Mapping[str, str | None], diffs: Mapping[str, _Sparse]
 ) -> None:
-    """Raise `AdapterMismatchError` unless the base has every tensor with differences."""
+    """Raise `AdapterMismatchError` unless the base has every tensor with differences, each for one name."""
+    owners: dict[str, str] = {}
+    for name, there in found.items():
+        if there is not None and owners.setdefault(there, name) != name:
+            raise AdapterFileError(
+                f"{path} has {owners[there]} and {name}, which are both {there} of {base.label}: leave "
+                "one of them out"
+            )
     missing = [name for name in diffs if found[name] is None]
     if missing:
         raise AdapterMismatchError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparseopd.adapter_files.format import HEADER
 from sparseopd.errors import AdapterFileError
 
 
@@ -38,6 +40,13 @@ class PlainFile:
             return self._file.get_tensor(f"{name}.{part}")
         except (SafetensorError, OSError) as error:
             raise AdapterFileError(f"{self.label} is damaged in {name}: {error}") from error
+
+
+def has_header(path: Path) -> bool:
+    """Whether a file is a safetensors file with the header of an adapter of our own."""
+    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+        return HEADER in file.keys()
+    return False
 
 
 def format_of(path: Path) -> str:

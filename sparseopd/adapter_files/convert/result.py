@@ -17,7 +17,7 @@ class Outcome:
     k: int
     """Values that the result holds."""
     losses: list[str] = field(default_factory=list)
-    """What is lost and how much, a sentence each; empty if nothing is."""
+    """What is lost or was added and how much, a sentence each; empty if nothing is."""
     padding: int = 0
     """Further entries, that change nothing, which the format needs."""
     residuals: dict[str, float] = field(default_factory=dict)
@@ -36,6 +36,16 @@ class Converted(Outcome):
 def share(part: int, whole: int) -> str:
     """Return "3 of 1,200 values (0.25 %)"; `whole` is positive."""
     return f"{part:,} of {whole:,} values ({100 * part / whole:.3g} %)"
+
+
+def padding_in(title: str, padding: int, why: str) -> list[str]:
+    """Say how many entries stand only for room, if any do; `why` is what all layers share."""
+    if not padding:
+        return []
+    return [
+        f"the file also holds {padding:,} entries that change nothing, because {title} has {why} for all "
+        "layers and the densest decides it"
+    ]
 
 
 def listing(names: Sequence[str]) -> str:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.convert import peft_folder
-from sparseopd.adapter_files.convert.changes import Additions, Change
+from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
 from sparseopd.adapter_files.convert.differences import Difference, Merged, difference, widened
 from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
-from sparseopd.adapter_files.convert.result import Outcome
+from sparseopd.adapter_files.convert.result import Outcome, padding_in
+from sparseopd.adapter_files.convert.steps import layers_in
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -43,8 +44,9 @@ def export(
     tensors = _tensors(adapter, planned, rank, merged, progress)
     peft_folder.save(folder, adapter, planned, settings, tensors)
     stored = sum(rank * (layer.rows + layer.columns) for layer in planned.layers)
-    losses = planned.losses + merged.losses()
-    return Outcome(k=planned.k, losses=losses, padding=stored - planned.k)
+    padding = stored - planned.k
+    losses = [*planned.losses, *merged.losses(), *padding_in(TITLE, padding, "one rank")]
+    return Outcome(k=planned.k, losses=losses, padding=padding)
 
 
 def read(folder: Path, source: Source, base: Tensors) -> Change:
@@ -58,7 +60,8 @@ def read(folder: Path, source: Source, base: Tensors) -> Change:
         added = torch.sparse_coo_tensor(
             places.int(), values.float(), before.shape, check_invariants=False
         )
-        return before.clone().add_(added), len(values)
+        flat = places[0].long() * before.shape[1] + places[1]
+        return before.clone().add_(added), places_moved(flat, values)
 
     return Additions(list(modules), merge)
 
@@ -80,15 +83,13 @@ def _rank(layers: list[Layer]) -> int:
 def _tensors(
     adapter: SparseAdapter, planned: Plan, rank: int, merged: Merged, progress: Progress | None
 ) -> Iterator[tuple[str, Tensor]]:
-    for done, layer in enumerate(planned.layers, 1):
+    for layer in layers_in(planned, progress):
         found = difference(adapter, planned.base, layer.tensor)
         merged.count(found)
         positions, values = found.padded(rank * (layer.rows + layer.columns))
         places = torch.stack([positions // layer.columns, positions % layer.columns])
         yield f"{layer.module}.{PARTS[0]}", values
         yield f"{layer.module}.{PARTS[1]}", places.int()
-        if progress is not None:
-            progress("export", done, len(planned.layers))
 
 
 def _added(found: Difference) -> Tensor:

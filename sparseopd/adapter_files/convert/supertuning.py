@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.convert import peft_folder
-from sparseopd.adapter_files.convert.changes import Additions, Change
+from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
 from sparseopd.adapter_files.convert.differences import Difference, Merged, difference
 from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
-from sparseopd.adapter_files.convert.result import Outcome
+from sparseopd.adapter_files.convert.result import Outcome, padding_in
+from sparseopd.adapter_files.convert.steps import layers_in
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -44,8 +45,9 @@ def export(
     tensors = _tensors(adapter, planned, sparsity, merged, progress)
     peft_folder.save(folder, adapter, planned, settings, tensors)
     stored = sum(_room(layer, sparsity) for layer in planned.layers)
-    losses = planned.losses + merged.losses()
-    return Outcome(k=planned.k, losses=losses, padding=stored - planned.k)
+    padding = stored - planned.k
+    losses = [*planned.losses, *merged.losses(), *padding_in(TITLE, padding, "one sparsity")]
+    return Outcome(k=planned.k, losses=losses, padding=padding)
 
 
 def read(folder: Path, source: Source, base: Tensors) -> Change:
@@ -58,7 +60,7 @@ def read(folder: Path, source: Source, base: Tensors) -> Change:
         _check(f"{folder}: {modules[name]}", before.numel(), values, places)
         after = before.clone().reshape(-1)
         after.scatter_add_(0, places.long(), values.float().to(before.dtype))
-        return after.reshape(before.shape), len(values)
+        return after.reshape(before.shape), places_moved(places, values)
 
     return Additions(list(modules), merge)
 
@@ -89,14 +91,12 @@ def _tensors(
     merged: Merged,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    for done, layer in enumerate(planned.layers, 1):
+    for layer in layers_in(planned, progress):
         found = difference(adapter, planned.base, layer.tensor)
         merged.count(found)
         positions, values = found.padded(_room(layer, sparsity))
         yield f"{layer.module}.{PARTS[0]}", values
         yield f"{layer.module}.{PARTS[1]}", positions.int()
-        if progress is not None:
-            progress("export", done, len(planned.layers))
 
 
 def _added(found: Difference) -> Tensor:

@@ -23,6 +23,7 @@ from sparseopd.adapter_files.convert.changes import Change, Places, Replacements
 from sparseopd.adapter_files.convert.differences import positions_of
 from sparseopd.adapter_files.convert.plain import PlainFile
 from sparseopd.adapter_files.convert.result import Outcome, share
+from sparseopd.adapter_files.convert.steps import tensors_in
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -51,15 +52,13 @@ def export(
     container = Container(folder, {"format": FORMAT, "shapes": json.dumps(shapes)})
     kept = 0
     try:
-        for done, name in enumerate(patches, 1):
+        for name in tensors_in(adapter, patches, progress):
             values = adapter.values(name)
             numbers = ~values.isnan()
             positions = positions_of(adapter.mask.bitmaps[name])[numbers]
             container.add(f"{name}.indices", positions.int())
             container.add(f"{name}.values", taken(values, numbers))
             kept += len(positions)
-            if progress is not None:
-                progress("export", done, len(patches))
         container.write(folder / FILE)
     finally:
         container.close()
