@@ -69,7 +69,7 @@ def extract_adapter(
         f"adapter of {share(made.k, made.numel)}: {output}, {decimal(made.bytes)}, "
         f"{facts['bits_per_value']:.3g} bits a value"
     )
-    for sentence in faithfulness(made, subject, masters):
+    for sentence in faithfulness(made, subject.base.label, subject.tuned.label, masters):
         explain(sentence)
     if json:
         print_json(facts)

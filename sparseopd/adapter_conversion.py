@@ -101,7 +101,7 @@ def _slim(adapter: SparseAdapter, output: Path) -> Converted:
     """Write an adapter without masters; one that came without its card gets a new one."""
     without_masters(adapter, output)
     if not (output / CARD).is_file():
-        write_card(output, SparseAdapter.load(output))
+        write_card(output, SparseAdapter.load(output.absolute()))
     losses = ["the float32 masters are left out; the values in the base's dtype are the same"]
     return Converted(folder=output, format=OURS, k=adapter.count(), losses=losses)
 
@@ -122,7 +122,7 @@ def _imported(
             f"the base {named} that {source} names is not here: give it with --base"
         ) from error
     done = import_(source, named, output, kind, progress)
-    write_card(output, SparseAdapter.load(output), pipeline_tag=task_of(folder))
+    write_card(output, SparseAdapter.load(output.absolute()), pipeline_tag=task_of(folder))
     return done
 
 

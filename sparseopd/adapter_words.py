@@ -15,7 +15,6 @@ from sparseopd.pairs.locate import weights_folder
 if TYPE_CHECKING:
     from sparseopd.adapter_files.convert import Converted
     from sparseopd.adapter_files.extract import Extracted
-    from sparseopd.adapter_requests import Subject
 
 DIGITS = 12
 """Digits of a digest that a person is shown."""
@@ -32,9 +31,8 @@ def extracted(made: Extracted) -> dict[str, Any]:
     }
 
 
-def faithfulness(made: Extracted, subject: Subject, masters: bool) -> list[str]:
+def faithfulness(made: Extracted, base: str, tuned: str, masters: bool) -> list[str]:
     """Return sentences on how the base with the adapter differs from the tuned checkpoint."""
-    base, tuned = subject.base.label, subject.tuned.label
     lines = []
     if not made.lost and not made.rounded:
         lines.append(f"applied to {base}, it gives {tuned}, every weight bit for bit")

@@ -22,7 +22,7 @@ LEVELS = [
     {"overlays"},
     {"adapters"},
     {"distill", "evaluation", "report", "feasibility"},
-    {"demo", "analyses", "adapter_requests", "adapter_conversion"},
+    {"demo", "analyses", "adapter_requests", "adapter_conversion", "adapter_words"},
     {"console", "mask_options", "run_options", "adapter_options"},
     {"mask_commands", "analysis_command", "adapter_commands"},
     {"cli"},

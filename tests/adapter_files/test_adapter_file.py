@@ -219,6 +219,24 @@ def test_what_contradicts_the_header_is_refused_before_reading(
         SparseAdapter("x", facts, read_header)
 
 
+@pytest.mark.parametrize("shape", [(2**62,), (2**33, 2), (2**40, 2**40)])
+def test_an_unchanged_tensor_too_large_to_exist_is_refused_before_reading(
+    shape: tuple[int, ...],
+) -> None:
+    header = entry()
+    header.entries.append(Entry("b", shape, 0))
+    with pytest.raises(AdapterFileError, match=r"inconsistent: no tensor is as large as b"):
+        SparseAdapter.from_tensors(held(mask=MASK, values=VALUES)(header), "x")
+
+
+def test_a_provenance_of_other_types_is_refused_in_one_line() -> None:
+    wrong = Provenance(base=3, seed="x", steps="y")  # pyright: ignore[reportArgumentType]
+    header = Header(entry().entries, wrong)
+    with pytest.raises(AdapterFileError, match="not a whole adapter") as refused:
+        SparseAdapter.from_tensors(held(mask=MASK, values=VALUES)(header), "x")
+    assert "\n" not in str(refused.value) and "http" not in str(refused.value)
+
+
 def test_two_entries_of_one_tensor_are_refused() -> None:
     twice = Header(entry().entries * 2, Provenance())
     stored = held(mask=MASK, values=VALUES)(twice)

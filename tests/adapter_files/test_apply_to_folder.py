@@ -191,6 +191,47 @@ def test_a_damaged_patch_in_a_chain_leaves_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_damage_is_found_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = steps(tmp_path, 2)
+    file = patches[1] / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[8 + int.from_bytes(content[:8], "little") + 3] ^= 16
+    file.write_bytes(content)
+    monkeypatch.setattr(
+        "sparseopd.adapter_files.apply.folder_written_whole", lambda _: pytest.fail("it wrote")
+    )
+    with pytest.raises(AdapterFileError, match=r"patch-2.* damaged"):
+        apply_to_folder(tmp_path / "step-0", patches, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "digest", ["int64:0", "bool:0", "float4_e2m1fn_x2:0", "complex64:0", "nn:0", "", ":", "x"]
+)
+def test_a_hash_of_no_weight_is_never_met(tmp_path: Path, digest: str) -> None:
+    base = {"a": torch.arange(6.0), "b": torch.ones(3)}
+    write_folder(tmp_path / "base", base)
+    values = {"a": (base["a"] < 2, torch.tensor([7.0, 8.0])), "b": (base["b"] < 0, torch.empty(0))}
+    hashes = {"a": (digest or "-", digest or "-"), "b": (tensor_hash(base["b"]), "")}
+    adapter = one_adapter(tmp_path / "adapter", values, hashes)
+    with pytest.raises(AdapterMismatchError, match=r"a \(other values\)"):
+        apply_to_folder(tmp_path / "base", [adapter], tmp_path / "out")
+    hashes["a"] = (tensor_hash(base["a"]), digest or "-")
+    adapter = one_adapter(tmp_path / "promised", values, hashes)
+    with pytest.raises(AdapterFileError, match="promised is damaged in a"):
+        apply_to_folder(tmp_path / "base", [adapter], tmp_path / "out")
+    assert contents(tmp_path) == ["adapter", "base", "promised"]
+
+
+def test_one_adapter_on_a_wrong_base_is_no_patch(tmp_path: Path) -> None:
+    patches = steps(tmp_path, 3)
+    for wrong, is_chain in ([patches[1]], False), (patches[1:], True):
+        with pytest.raises(AdapterMismatchError) as refused:
+            apply_to_folder(tmp_path / "step-0", wrong, tmp_path / "out")
+        assert ("after the patches that came before" in str(refused.value)) is is_chain
+
+
 def test_values_that_do_not_give_the_promised_result_are_refused(tmp_path: Path) -> None:
     base = {"a": torch.arange(6.0), "b": torch.ones(3)}
     write_folder(tmp_path / "base", base)

@@ -188,9 +188,41 @@ def test_the_card_that_peft_makes_is_completed(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "README.md")
     assert "base_model" not in card.data.to_dict() and "sparseopd" in card.data.tags
     assert not any("/data/student" in tag for tag in card.data.tags)
-    assert (
-        card.text.index(BEGIN) < card.text.index(END) < card.text.index("# Model Card for Model ID")
-    )
+    assert card.text.count(BEGIN) == card.text.count(END) == 1
+    assert "# Model Card for Model ID" not in card.text
+
+
+@pytest.mark.parametrize("is_updated", [False, True])
+def test_unanswered_questions_are_dropped_and_words_around_them_stay(
+    is_updated: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "README.md"
+    if is_updated:
+        write_card(tmp_path, adapter())
+    section = ModelCard.load(path).text if is_updated else ""
+    template = ModelCard.from_template(ModelCardData()).text
+    ends = ("Mine before.", "### Framework versions\n\n- PEFT 0.1\n\nMine after.")
+    path.write_text(f"---\n{{}}\n---\n{section}\n{ends[0]}\n{template}\n{ends[1]}\n")
+    write_card(tmp_path, adapter())
+    text = ModelCard.load(path).text
+    assert "[More Information Needed]" not in text and text.count(BEGIN) == 1
+    assert text.endswith(f"{END}\n\n{ends[0]}\n\n{ends[1]}\n")
+    before = path.read_bytes()
+    write_card(tmp_path, adapter())
+    assert path.read_bytes() == before
+
+
+def test_a_template_that_a_user_wrote_into_stays(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    template = ModelCard.from_template(ModelCardData()).text
+    mine = template.replace("[More Information Needed]", "Somebody", 1)
+    path.write_text(f"---\n{{}}\n---\n{mine}\n")
+    write_card(tmp_path, adapter())
+    assert ModelCard.load(path).text.strip().endswith(mine.strip())
+
+
+def test_one_line_shows_what_would_steer_a_terminal() -> None:
+    assert one_line("a\u202eb\x1b[31m\nc\x00\u200bd\t e") == "a\ufffdb\ufffd[31m c\ufffd\ufffdd e"
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparseopd.adapter_files.adapter import SparseAdapter
-from sparseopd.adapter_files.convert import FORMATS, detect, export, import_, lora, supertuning
+from sparseopd.adapter_files.convert import export, import_, lora, supertuning
 from sparseopd.adapter_files.convert.differences import Difference
 from sparseopd.adapter_files.convert.layers import Architecture, Layer
 from sparseopd.adapter_files.extract import extract
-from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError
+from sparseopd.errors import AdapterError, AdapterMismatchError
 from sparseopd.pairs import parameters
 from tests.adapter_files.converting import Trio, bits, contents, counted, sparse_tuned
 from tests.conftest import make_moe, make_qwen3
@@ -92,8 +92,11 @@ def test_small_updates_survive_the_sum(format: str, tmp_path: Path) -> None:
     extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "adapter")
     adapter = SparseAdapter.load(tmp_path / "adapter")
     converted = export(adapter, tmp_path / "base", tmp_path / "out", format)
-    assert len(converted.losses) == 1 and "linear layers alone" in converted.losses[0]
+    assert "linear layers alone" in converted.losses[0]
+    assert counted(converted.losses, "change nothing") == converted.padding > 0
+    assert len(converted.losses) == 2
     back = import_(tmp_path / "out", tmp_path / "base", tmp_path / "back")
+    assert back.losses == [] and back.k == converted.k
     again = SparseAdapter.load(back.folder)
     assert again.touched == [name for name in adapter.touched if "proj" in name]
     for name in again.touched:
@@ -268,13 +271,6 @@ def test_values_that_are_not_finite_have_no_product(tmp_path: Path) -> None:
         export(SparseAdapter.load(tmp_path / "adapter"), tmp_path / "base", tmp_path / "o", "lora")
 
 
-def test_weights_of_8_bits_are_refused(tmp_path: Path) -> None:
-    base = Held({"q.weight": torch.ones(4, 4).to(torch.float8_e4m3fn)})
-    adapter = foreign(tmp_path, "SHIRA", {"q.shira_weight": torch.ones(8), **PLACES})
-    with pytest.raises(AdapterError, match="float8_e4m3fn, to which no difference can be added"):
-        import_(adapter, base, tmp_path / "out")
-
-
 def test_masters_are_counted_as_lost(tmp_path: Path) -> None:
     model = make_qwen3()
     model.bfloat16().save_pretrained(tmp_path / "base")
@@ -284,102 +280,3 @@ def test_masters_are_counted_as_lost(tmp_path: Path) -> None:
     adapter = SparseAdapter.load(tmp_path / "adapter")
     converted = export(adapter, None, tmp_path / "out", "coo")
     assert converted.losses == [f"the float32 masters of {adapter.count():,} values are left out"]
-
-
-PLACES = {"q.shira_indices": torch.zeros(2, 8, dtype=torch.int32)}
-SUPER = {"q.supertuning_values": torch.ones(2), "q.supertuning_indices": torch.tensor([3, 1])}
-
-
-def foreign(folder: Path, kind: str, tensors: dict[str, Tensor]) -> Path:
-    """Write a PEFT adapter by hand."""
-    where = folder / "foreign"
-    where.mkdir()
-    (where / "adapter_config.json").write_text(json.dumps({"peft_type": kind}), encoding="utf-8")
-    named = {f"base_model.model.{key}": one for key, one in tensors.items()}
-    save_file(named, where / "adapter_model.safetensors")
-    return where
-
-
-def test_repeated_places_add_up_as_in_peft(tmp_path: Path) -> None:
-    source = foreign(tmp_path, "SHIRA", {"q.shira_weight": torch.ones(8), **PLACES})
-    converted = import_(source, Held({"q.weight": torch.zeros(4, 4)}), tmp_path / "out")
-    adapter = SparseAdapter.load(tmp_path / "out")
-    assert adapter.values("q.weight").tolist() == [8.0] and bool(adapter.mask["q.weight"][0, 0])
-    assert converted.losses[0].startswith("7 of 8 values (87.5 %) are left out")
-
-
-@pytest.mark.parametrize(
-    "kind, tensors, error, sentence",
-    [
-        ("SHIRA", {"q.shira_weight": torch.ones(8)}, AdapterError, "lacks q.shira_indices"),
-        (
-            "SHIRA",
-            {"q.weight": torch.ones(4, 4)},
-            AdapterError,
-            "which is more than SHiRA's values",
-        ),
-        (
-            "SHIRA",
-            {"q.shira_weight": torch.ones(7), **PLACES},
-            AdapterFileError,
-            r"\(k,\), \(2, k\)",
-        ),
-        (
-            "SHIRA",
-            {"q.shira_weight": torch.ones(8), "q.shira_indices": torch.full((2, 8), 4)},
-            AdapterFileError,
-            "outside its weight",
-        ),
-        (
-            "SHIRA",
-            {"q.b.shira_weight": torch.ones(8), "q.b.shira_indices": torch.ones(2, 8)},
-            AdapterError,
-            "config.json, which is missing",
-        ),
-        (
-            "SUPERTUNING",
-            SUPER | {"q.supertuning_lora_A.weight": torch.ones(1, 4)},
-            AdapterError,
-            "more than SUPERTUNING's",
-        ),
-        (
-            "SUPERTUNING",
-            SUPER | {"q.supertuning_indices": torch.tensor([3, 16])},
-            AdapterFileError,
-            "outside its weight of 16",
-        ),
-        (
-            "SUPERTUNING",
-            SUPER | {"q.supertuning_indices": torch.tensor([3])},
-            AdapterFileError,
-            r"are \(k,\) both",
-        ),
-        ("IA3", SUPER, AdapterError, "of the type IA3, which is none of SHIRA"),
-        ("SPARSEOPD", SUPER, AdapterError, "is a sparseopd adapter already"),
-        ("LORA", {"q.lora_X": torch.ones(1)}, AdapterError, "unknown kind"),
-    ],
-)
-def test_foreign_adapters_that_cannot_be_read_are_refused(
-    kind: str, tensors: dict[str, Tensor], error: type[AdapterError], sentence: str, tmp_path: Path
-) -> None:
-    source = foreign(tmp_path, kind, tensors)
-    with pytest.raises(error, match=sentence):
-        import_(source, Held({"q.weight": torch.ones(4, 4)}), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_layers_the_base_lacks_are_named(trio: Trio, tmp_path: Path) -> None:
-    source = foreign(tmp_path, "SUPERTUNING", SUPER)
-    with pytest.raises(AdapterMismatchError, match=r"adapts q, which .* has not"):
-        import_(source, trio.base, tmp_path / "out")
-
-
-def test_settings_that_are_none_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(AdapterFileError, match="no settings but a list"):
-        detect(tmp_path)
-
-
-def test_every_format_says_what_it_is() -> None:
-    assert all(one.title for one in FORMATS.values())
-    assert [name for name, one in FORMATS.items() if not one.export] == ["sparse", "lt-sft"]

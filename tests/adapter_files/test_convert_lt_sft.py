@@ -102,10 +102,50 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     source = saved(tmp_path, {"diffs": {"a": Runs(str(trap))}, "abs": {}})
     with pytest.raises(
-        AdapterFileError, match=r"could run code when it is read, and is not read: .*"
+        AdapterFileError, match=r"asks for \w+\.mkdir, which could run code"
+    ) as caught:
+        import_(source, Held(base_of(torch.float32)), tmp_path / "adapter")
+    assert "weights_only" not in str(caught.value)
+    assert not trap.exists()
+
+
+def test_code_in_a_pickle_of_before_archives_is_refused_without_torchs_advice(
+    tmp_path: Path,
+) -> None:
+    trap = tmp_path / "trap"
+    content = {"diffs": {"a": Runs(str(trap))}, "abs": {}}
+    file = tmp_path / "pytorch_diff.bin"
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(AdapterFileError, match=r"no file that torch\.save wrote") as caught:
+        import_(tmp_path, Held(base_of(torch.float32)), tmp_path / "adapter")
+    assert "weights_only" not in str(caught.value)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no pickle", b"PK\x03\x04"])
+def test_what_is_no_pickle_is_called_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "pytorch_diff.bin").write_bytes(content)
+    with pytest.raises(AdapterFileError, match="damaged") as caught:
+        import_(tmp_path, Held(base_of(torch.float32)), tmp_path / "adapter")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_missing_file_is_told_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFileError, match=r"there is no file .*pytorch_diff\.bin"):
+        import_(tmp_path, Held(base_of(torch.float32)), tmp_path / "adapter", "lt-sft")
+
+
+@pytest.mark.parametrize("parts", [("diffs", "diffs"), ("abs", "abs"), ("diffs", "abs")])
+def test_two_names_of_one_tensor_are_refused(parts: tuple[str, str], tmp_path: Path) -> None:
+    content: dict[str, Any] = {"diffs": {}, "abs": {}}
+    for part, name in zip(parts, ("bert.encoder.a.weight", "encoder.a.weight"), strict=True):
+        content[part][name] = GOOD if part == "diffs" else torch.ones(6, 4)
+    source = saved(tmp_path, content)
+    with pytest.raises(
+        AdapterFileError,
+        match=r"has bert\.encoder\.a\.weight and encoder\.a\.weight, which are both encoder",
     ):
         import_(source, Held(base_of(torch.float32)), tmp_path / "adapter")
-    assert not trap.exists()
 
 
 GOOD = encoded(diffs_of()["encoder.a.weight"])
@@ -128,6 +168,35 @@ GOOD = encoded(diffs_of()["encoder.a.weight"])
             AdapterFileError,
             "and other values",
         ),
+        *[
+            ({"diffs": {"encoder.a.weight": GOOD | part}}, AdapterFileError, sentence)
+            for part, sentence in (
+                ({"size": [6.5, 4]}, "inconsistent in encoder.a.weight"),
+                ({"size": 24}, "inconsistent in encoder.a.weight"),
+                ({"size": ["6", 4]}, "inconsistent in encoder.a.weight"),
+                ({"size": [-6, 4]}, "inconsistent in encoder.a.weight"),
+                ({"index_steps": [1.5]}, "inconsistent in encoder.a.weight"),
+                ({"index_steps": 3}, "inconsistent in encoder.a.weight"),
+                ({"index_steps": [2**70]}, "inconsistent in encoder.a.weight"),
+                ({"values": GOOD["values"].to(torch.complex64)}, "torch.complex64, which is no"),
+                ({"values": GOOD["values"].long()}, "torch.int64, which is no real"),
+                ({"values": GOOD["values"].to("meta")}, "values of encoder.a.weight as a dense"),
+                ({"values": GOOD["values"].to(torch.float8_e4m3fn)}, "not of 16 bits or more"),
+                ({"values": [1.0]}, "as a dense tensor"),
+            )
+        ],
+        ({"diffs": {3: GOOD}}, AdapterFileError, "calls a tensor 3, which is no text"),
+        ({"abs": {(): torch.ones(5)}}, AdapterFileError, r"calls a tensor \(\)"),
+        (
+            {"abs": {"encoder.b.bias": torch.ones(5, dtype=torch.complex64)}},
+            AdapterFileError,
+            "torch.complex64, which is no real",
+        ),
+        (
+            {"abs": {"encoder.b.bias": torch.ones(5, device="meta")}},
+            AdapterFileError,
+            "as a dense tensor",
+        ),
         ({"diffs": {"a.weight.x": GOOD}}, AdapterMismatchError, "changes a.weight.x, which"),
         ({"diffs": {"encoder.b.bias": GOOD}}, AdapterMismatchError, r"\(5,\) instead of \(6, 4\)"),
         ({"abs": {"encoder.b.bias": torch.ones(3)}}, AdapterMismatchError, r"instead of \(3,\)"),
@@ -146,5 +215,5 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, {"diffs": {"encoder.a.weight": GOOD}})
     file = tmp_path / "pytorch_diff.bin"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(AdapterFileError, match="damaged"):
+    with pytest.raises(AdapterFileError, match="is damaged or cut short: fetch it again"):
         import_(tmp_path, Held(base_of(torch.float32)), tmp_path / "adapter")

@@ -260,6 +260,17 @@ def test_it_says_where_it_came_from(tmp_path: Path) -> None:
     assert replace(by_mask, version="") == replace(mask.provenance, version="")
 
 
+def test_what_is_known_of_the_run_may_be_zero(tmp_path: Path) -> None:
+    base, tuned = folders(tmp_path, *plain())
+    mask = select(base, tuned, k=4, seed=9)
+    mask = Mask(mask.bitmaps, replace(mask.provenance, idle=3, steps=7))
+    known = Provenance(seed=0, steps=0)
+    extract(base, tuned, tmp_path / "adapter", mask=mask, provenance=known)
+    found = SparseAdapter.load(tmp_path / "adapter").mask.provenance
+    assert (found.seed, found.steps, found.idle) == (0, 0, 3)
+    assert found.selector == mask.provenance.selector
+
+
 def test_progress_counts_both_sides_once(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int, str]] = []
 

@@ -20,10 +20,12 @@ from sparseopd import recipe as recipes
 from sparseopd.adapter_conversion import WITHOUT_BASE
 from sparseopd.adapter_files import SparseAdapter
 from sparseopd.adapter_files.convert import FORMATS
-from sparseopd.artifacts import RunDir, Scores
+from sparseopd.adapter_files.writer import AdapterWriter
+from sparseopd.artifacts import Provenance, RunDir, Scores
 from sparseopd.distill import discover, train
 from sparseopd.evaluation import arms_for, evaluate
 from sparseopd.masks import Mask
+from sparseopd.masks.bitmap import Bitmap
 from sparseopd.pairs import open_tensors, resolve_path
 from tests.conftest import make_qwen3
 from tests.integration.conftest import SHORT, Command, Ran, files_of, loaded
@@ -236,6 +238,29 @@ def test_showing(here: Path, sparseopd: Command) -> None:
     assert shown["provenance"]["base_hashes"] == shown["tensors"] == 35
 
 
+def test_foreign_text_is_shown_on_its_line_and_steers_nothing(
+    here: Path, sparseopd: Command
+) -> None:
+    nasty = "x\u202ey\x1b[31m\nz\x07"
+    known = Provenance(
+        base=nasty, revision=nasty, tuned=nasty, selector=nasty, settings={nasty: [nasty]}, steps=1
+    )
+    with AdapterWriter(here / "a") as writer:
+        chosen = Bitmap.pack("w", torch.ones(2, dtype=torch.bool))
+        writer.add(f"w{nasty}", chosen, torch.ones(2))
+        writer.finish(known, nasty)
+    ran = done(sparseopd("adapter", "show", "a"))
+    assert not any(sign in ran.err for sign in "\u202e\x1b\x07")
+    safe = "x\ufffdy\ufffd[31m z\ufffd"
+    for line in (f"base {safe} at {safe}, state unknown", f"teacher {safe}", f"values of {safe}"):
+        assert line in ran.err.splitlines(), line
+
+
+def test_a_folder_may_begin_with_a_tilde(here: Path, sparseopd: Command) -> None:
+    done(sparseopd("adapter", "extract", STUDENT, TEACHER, "--k", 9, "-o", "~x9"))
+    assert (here / "~x9" / "README.md").is_file()
+
+
 @pytest.fixture
 def wide(here: Path, sparseopd: Command) -> Path:
     """An adapter of a bfloat16 base with the float32 masters of its values."""
@@ -261,6 +286,7 @@ def test_masters_can_be_left_out_later(wide: Path, here: Path, sparseopd: Comman
         card.write("\nMy words.\n")
     ran = done(sparseopd("adapter", "convert", wide, "--no-masters", "-o", "slim"))
     assert "the float32 masters are left out" in ran.err
+    assert f"slim holds 900 of the 900 values of {wide}" in ran.err
     before, after = SparseAdapter.load(wide), SparseAdapter.load("slim")
     assert before.has_masters and not after.has_masters
     assert after.result_state() == before.result_state() != ""
@@ -283,8 +309,13 @@ def test_to_a_foreign_format_and_back(name: str, here: Path, sparseopd: Command)
     done(sparseopd("adapter", "extract", STUDENT, TEACHER, "--mask", "m", "-o", "a"))
     ran = done(sparseopd("adapter", "convert", "a", "--to", name, "-o", "foreign", "--json"))
     facts = json.loads(ran.out)
-    lossless = not facts["losses"]
-    assert facts["format"] == name and ("nothing is lost" in ran.err) is lossless
+    lossless = len(facts["losses"]) == bool(facts["padding"])  # padding is said, and loses nothing
+    assert facts["format"] == name
+    assert ("nothing is lost" in ran.err) is (not facts["losses"])
+    assert (
+        f"foreign holds {facts['k']:,} of the {SparseAdapter.load('a').count():,} values of a"
+        in ran.err
+    )
     assert all(sentence in unwrapped(ran) for sentence in facts["losses"])
     assert lossless or name not in WITHOUT_BASE
     base = ("--base", STUDENT) if name in WITHOUT_BASE else ()  # PEFT's formats name theirs

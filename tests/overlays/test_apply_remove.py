@@ -193,6 +193,17 @@ def test_a_copy_has_its_own_adapters(tmp_path: Path) -> None:
     assert_shows(sparseopd.remove(several.base), several.start)
 
 
+def test_another_adapter_lies_over_the_first_after_the_model_was_moved(tmp_path: Path) -> None:
+    """Moving gives weights other memory, as `model.cuda()` does."""
+    several = Several(tmp_path, make_layers())
+    sparseopd.apply(several.base, several.folders["one"])
+    for weight in several.base.parameters():
+        weight.data = weight.data.clone()
+    sparseopd.apply(several.base, several.folders["two"])
+    assert_shows(several.base, several.expected("one", "two"))
+    assert_shows(sparseopd.remove(several.base), several.start)
+
+
 def test_a_bf16_base_held_in_fp32_takes_the_masters(tmp_path: Path) -> None:
     """And says so to no one: a cast to bf16 is the trained checkpoint, and removing gives the base."""
     base = make_qwen3().bfloat16()
