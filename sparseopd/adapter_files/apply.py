@@ -68,7 +68,7 @@ def apply_to_folder(
     chain = Chain([SparseAdapter.load(adapter) for adapter in adapters])
     chain.check_fits(opened)
     for adapter in chain.adapters:
-        adapter.check()  # before anything is written; the base is checked while it is copied
+        adapter.check_sums()  # before anything is written; the base is checked while it is copied
     jobs = {file: _jobs(folder, file, opened, chain) for file in shards(folder)}
     with folder_written_whole(target) as temporary:
         done = _run(jobs, folder, temporary, chain, progress)

@@ -132,10 +132,12 @@ class StateHash:
         self._dtype = _DTYPES.get(expected.digest.partition(":")[0])
         self._hash = None if self._dtype is None else TensorHash(self._dtype, shape)
 
-    def update(self, piece: Tensor) -> None:
-        """Take in the next coordinates."""
+    def update(self, piece: Tensor, content: memoryview) -> None:
+        """Take in the next coordinates; `content` is their memory."""
         if self._hash is None or self._dtype is None:
             return
+        if piece.dtype == self._dtype:
+            return self._hash.update_bytes(content)
         moved, lost = cast(piece, self._dtype)
         if lost is not None and bool(lost.any()):
             self._hash = None

@@ -163,7 +163,7 @@ def _change(content: np.ndarray, block: _Block, places: list[np.ndarray | None])
     numbers = as_integers(part).numpy()
     for step, stretch, where in zip(block.steps, block.stretches, places, strict=True):
         for one in step.hashes:
-            one.update(part)
+            one.update(part, content.data)
         if step.values is not None and stretch is not None:
             numbers[where] = step.values.numbers[stretch.first : stretch.last]
 

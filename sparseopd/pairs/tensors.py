@@ -77,6 +77,10 @@ class TensorHash:
         """Take in the next coordinates, in the tensor's dtype."""
         self._content.update(_content(piece))
 
+    def update_bytes(self, content: memoryview) -> None:
+        """Take in the next coordinates, as they lie in memory."""
+        self._content.update(content)
+
     def digest(self) -> str:
         """Return `dtype:digest` of all taken in so far."""
         return f"{str(self._dtype).removeprefix('torch.')}:{self._content.hexdigest()}"
