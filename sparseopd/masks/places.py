@@ -9,6 +9,9 @@ from torch import Tensor
 
 from sparseopd.errors import MaskError
 
+_DENSE = 16
+"""On the CPU `put_` is the faster where one coordinate in so many is chosen, and `index_put_`, which takes
+int32, where there are fewer (benchmarks/where_time_goes.py)."""
 _PIECE = 2**21
 """Values written at a time on the CPU: the int64 copies of more positions would be fresh memory each time
 (glibc maps 32 MiB anew), which doubles the time; of fewer, threads would wait for each other more often."""
@@ -62,14 +65,15 @@ class Places:
                 f"values of shape {tuple(values.shape)} cannot be written to {self.k} coordinates: "
                 f"give a vector of {self.k}"
             )
-        flat = dense.view(-1)
+        flat, stored = dense.view(-1), values.to(dense)
         if self.index is None:
-            flat.copy_(values)
-            return
-        step = _PIECE if flat.is_cpu else max(self.k, 1)
-        for start in range(0, self.k, step):
-            piece = slice(start, start + step)
-            flat.index_copy_(0, self.index[piece].long(), values[piece].to(flat))
+            flat.copy_(stored)
+        elif flat.is_cpu and _DENSE * self.k >= flat.numel() and _may_put():
+            for start in range(0, self.k, _PIECE):
+                piece = slice(start, start + _PIECE)
+                flat.put_(self.index[piece].long(), stored[piece])
+        else:
+            flat.index_put_((self.index,), stored)
 
     def to(self, device: torch.device | str | int) -> Places:
         """Return the same places of the weight moved to another device."""
@@ -93,3 +97,8 @@ def _narrowed(positions: Tensor, numel: int) -> Tensor:
     """Positions in a weight of `numel` coordinates as int32 where that reaches."""
     # Half the bytes held, and faster to gather by; only writing has to widen it.
     return positions.to(torch.int32) if numel < 2**31 else positions
+
+
+def _may_put() -> bool:
+    """Whether torch allows `put_`: not in its deterministic mode, as an index might come twice; none does."""
+    return not torch.are_deterministic_algorithms_enabled()
