@@ -28,7 +28,7 @@ from sparseopd.artifacts import (
 from sparseopd.errors import PairError, RequestError
 from sparseopd.masks.mask import Mask
 from sparseopd.pairs.folder import FolderTensors
-from sparseopd.pairs.locate import resolve_path, weights_folder
+from sparseopd.pairs.locate import checkpoint_of, resolve_path, weights_folder
 from sparseopd.pairs.tensors import Tensors, open_tensors
 from sparseopd.selection import Selection
 from sparseopd.settings.objective import WITHOUT_TEACHER
@@ -59,7 +59,7 @@ def find(base: str, tuned: str | None) -> Subject:
                 f"run folder of train ({base} is none)"
             )
         return _of_run(RunDir(base), None)
-    before = open_tensors(checkpoint(base))
+    before = open_tensors(checkpoint_of(base))
     if not RunDir.is_run(tuned):
         return Subject(before, open_tensors(tuned))
     return _of_run(RunDir(tuned), before)
@@ -127,21 +127,9 @@ def check_words(model: str | None, adapters: Sequence[str]) -> None:
         )
 
 
-def checkpoint(word: str) -> str:
-    """Return the weights behind a word: a run's checkpoint, or the model itself."""
-    if not RunDir.is_run(word):
-        return word
-    run = RunDir(word)
-    if not run.checkpoint.is_dir():
-        raise RequestError(
-            f"{word} is a {run.read_facts().kind} run and left no checkpoint: give one of train"
-        )
-    return str(run.checkpoint)
-
-
 def _of_run(run: RunDir, base: Tensors | None) -> Subject:
     facts, recipe = run.read_facts(), recipes.load(run.recipe)
-    tuned = open_tensors(checkpoint(str(run.path)))
+    tuned = open_tensors(checkpoint_of(str(run.path)))
     from_student = base is None or _is_same(base.label, recipe.student.path)
     if base is None:
         folder = weights_folder(recipe.student.path, recipe.student.revision)

@@ -27,6 +27,7 @@ from sparseopd.analysis.sums import PARTIAL
 from sparseopd.analysis.tables import write_tables
 from sparseopd.artifacts import Progress, RunDir, labelled, write_json
 from sparseopd.errors import RequestError, RunFolderError
+from sparseopd.pairs.locate import checkpoint_of
 from sparseopd.pairs.tensors import Source, Tensors, open_tensors
 from sparseopd.report import write_analysis
 from sparseopd.report.course_figure import draw_course
@@ -81,7 +82,7 @@ def find(words: Sequence[str]) -> Request:
     if words and all(RunDir.is_run(word) for word in words):
         runs = [RunDir(word) for word in words]
         tuned = [
-            Tuned(name, _checkpoint(word), run)
+            Tuned(name, checkpoint_of(word), run)
             for name, word, run in zip(_names(words), words, runs, strict=True)
         ]
         return Request(_common_student(runs, tuned), tuned)
@@ -91,7 +92,7 @@ def find(words: Sequence[str]) -> Request:
         )
     base, *rest = words
     names = zip(_names(rest), rest, strict=True)
-    return Request(_checkpoint(base), [Tuned(name, _checkpoint(word)) for name, word in names])
+    return Request(checkpoint_of(base), [Tuned(name, checkpoint_of(word)) for name, word in names])
 
 
 def _common_student(runs: Sequence[RunDir], tuned: Sequence[Tuned]) -> Tensors:
@@ -169,7 +170,7 @@ def _analysed(
 def _opened(request: Request, master: str | None, settings: AnalysisSettings) -> dict[str, Sides]:
     """Open every update, by name; all must be siblings before the first is analysed."""
     base = open_tensors(request.base)
-    wide = None if master is None else open_tensors(_checkpoint(master))
+    wide = None if master is None else open_tensors(checkpoint_of(master))
     opened = {one.name: Sides(base, open_tensors(one.path), wide) for one in request.tuned}
     for sides in opened.values():
         plan(sides, settings)
@@ -266,18 +267,6 @@ def kept_in(folder: Path) -> bool:
     return any(
         any(folder.glob(pattern)) for name in (RESULT, PARTIAL) for pattern in (name, f"*/{name}")
     )
-
-
-def _checkpoint(word: str) -> str:
-    """The weights behind a word: a run's checkpoint, or the model itself."""
-    if not RunDir.is_run(word):
-        return word
-    run = RunDir(word)
-    if not run.checkpoint.is_dir():
-        raise RequestError(
-            f"{word} is a {run.read_facts().kind} run and left no checkpoint: give one of train"
-        )
-    return str(run.checkpoint)
 
 
 def _names(words: Sequence[str]) -> list[str]:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from sparseopd.adapter_files.bits import holds
 from sparseopd.adapter_files.format import HEADER, PARTS, WEIGHTS, Entry, Header, checksum, state
+from sparseopd.adapter_files.stored import Facts, StoredTensors
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError, MaskMismatchError
 from sparseopd.masks.bitmap import Bitmap, Bitmaps, numel_of
 from sparseopd.masks.coding import BLOCK
-from sparseopd.masks.mask import Mask
+from sparseopd.masks.mask import OTHER_VALUES, Mask
 from sparseopd.masks.payload import LARGEST, is_plausible, stretches, unpack
 from sparseopd.pairs.folder import FLOATS
 from sparseopd.pairs.locate import weights_folder
-from sparseopd.pairs.tensors import Source
-
-RESIDENT_BYTES = 32 << 20
-"""A file's memory map is closed after this much of it was read."""
-_KINDS = {"U8": torch.uint8, **FLOATS}
-Facts = dict[str, tuple[torch.dtype | None, tuple[int, ...]]]
-"""Dtype, None for one that no adapter has, and shape of each stored tensor."""
+from sparseopd.pairs.tensors import Source, open_tensors
 
 
 class SparseAdapter:
@@ -57,7 +52,7 @@ class SparseAdapter:
         if not path.is_file():
             raise AdapterError(f"{source} holds no adapter ({WEIGHTS} is missing)")
         try:
-            stored = _Stored(path)
+            stored = StoredTensors(path)
         except (SafetensorError, OSError) as error:
             raise AdapterFileError(
                 f"{path} is not a safetensors file, or is cut short ({error})"
@@ -160,15 +155,30 @@ class SparseAdapter:
 
         Raises `AdapterMismatchError`, whose `tensors` say of each what is wrong with it.
         """
+        tensors = open_tensors(source)
         try:
-            self.mask.verify(source)
+            self.mask.verify(tensors)
         except MaskMismatchError as error:
             base = self.mask.provenance.base
+            made = f"the adapter {self.label} was made for {base or 'another base'}"
+            for name in (name for name, what in error.tensors.items() if what == OTHER_VALUES):
+                stored, held = self._base_dtype(name), tensors.dtype(name)
+                if stored is not None and held.is_floating_point and not holds(held, stored):
+                    raise AdapterMismatchError(
+                        f"{made}, stored in {str(stored)[6:]}, and {tensors.label} is in {str(held)[6:]}, "
+                        "which lacks some of its numbers: load the base in the dtype it is stored in",
+                        error.tensors,
+                    ) from error
             raise AdapterMismatchError(
-                f"the adapter {self.label} was made for {base or 'another base'}, and does not fit: "
-                f"{named(error.tensors)}; apply it to the base it was made for",
+                f"{made}, and does not fit: {named(error.tensors)}; apply it to the base it was made for",
                 error.tensors,
             ) from error
+
+    def _base_dtype(self, name: str) -> torch.dtype | None:
+        """The dtype a tensor of the base is stored in, None where that is not known."""
+        digest = self.mask.provenance.base_hashes.get(name, "")
+        dtype = getattr(torch, digest.partition(":")[0], None)
+        return dtype if dtype in FLOATS.values() else None
 
     def _read_header(self) -> Header:
         if HEADER not in self._facts:
@@ -234,33 +244,8 @@ class SparseAdapter:
         return found
 
 
-class _Stored:
-    """The tensors of a file; several threads may read them.
-
-    A memory map keeps every page that it has shown, so the file is opened anew now and then.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._shown, self._lock = path, 0, Lock()
-        self._content = safe_open(path, framework="pt")
-        self.facts = {key: _facts_of(self._content, key) for key in self._content.keys()}
-
-    def read(self, key: str) -> Tensor:
-        with self._lock:
-            if self._shown > RESIDENT_BYTES:
-                self._content, self._shown = safe_open(self._path, framework="pt"), 0
-            found = self._content.get_tensor(key)
-            self._shown += found.nbytes
-            return found
-
-
 def named(tensors: Mapping[str, str], shown: int = 3) -> str:
     """Return what is wrong with the first few tensors, and how many more there are."""
     first = [f"{name} ({what})" for name, what in list(tensors.items())[:shown]]
     more = f" and {len(tensors) - shown} more" if len(tensors) > shown else ""
     return ", ".join(first) + more
-
-
-def _facts_of(content: safe_open, key: str) -> tuple[torch.dtype | None, tuple[int, ...]]:
-    stored = content.get_slice(key)
-    return _KINDS.get(stored.get_dtype()), tuple(stored.get_shape())

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 import sparseopd
-from sparseopd.adapter_files.difference import Counts, Difference
 from sparseopd.adapter_files.format import WEIGHTS
+from sparseopd.adapter_files.siblings import Counts, Siblings
 from sparseopd.adapter_files.writer import AdapterWriter
 from sparseopd.artifacts import Progress, Provenance, RunDir, labelled
 from sparseopd.errors import AdapterError
@@ -86,8 +86,8 @@ def extract(
         )
     folder = RunDir.unused(output).path
     opened, theirs = open_tensors(base), open_tensors(tuned)
-    difference = Difference(opened, theirs, masters)
-    if masters and not difference.is_wider:
+    siblings = Siblings(opened, theirs, masters)
+    if masters and not siblings.is_wider:
         raise AdapterError(
             f"{theirs.label} is stored no more precisely than {opened.label}, so float32 masters would "
             "hold the same values again: leave them out"
@@ -98,7 +98,7 @@ def extract(
         chosen = writer.path / "mask.safetensors"
         if selection is not None:
             mask = _select(opened, tuned, selection, chosen, progress)
-        counts = _write(writer, difference, mask, progress)
+        counts = _write(writer, siblings, mask, progress)
         chosen.unlink(missing_ok=True)
         _check_made(counts, masters, opened, theirs)
         header = writer.finish(_origin((base, tuned), (opened, theirs), mask, provenance), teacher)
@@ -109,12 +109,12 @@ def extract(
 
 
 def _write(
-    writer: AdapterWriter, difference: Difference, mask: Mask | None, progress: Progress | None
+    writer: AdapterWriter, siblings: Siblings, mask: Mask | None, progress: Progress | None
 ) -> Counts:
     """Compare tensor by tensor, and hand each to the writer."""
     counts, done = Counts(), 0
-    total = sum(difference.bytes_of(name) for name in difference.names)
-    for name, found in difference.tensors(mask):
+    total = sum(siblings.bytes_of(name) for name in siblings.names)
+    for name, found in siblings.tensors(mask):
         writer.add(
             name,
             found.bitmap,
@@ -124,7 +124,7 @@ def _write(
             result_hash=found.result_hash,
         )
         counts += found.counts
-        done += difference.bytes_of(name)
+        done += siblings.bytes_of(name)
         if progress is not None and total:
             progress("extract", done, total, "bytes")
     return counts

@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
-
 from sparseopd.adapters.adapted import Adapted
 from sparseopd.adapters.layer import Shown, SparseLayer
-from sparseopd.masks.stream import for_each
 
 
 def change_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None]) -> None:
     """Change every layer, or none."""
     before = [(layer, layer.shown()) for layer in layers]
     try:
-        for_all(layers, change)
+        for layer in layers:
+            change(layer)
     except BaseException:
         restore(before)
         raise
@@ -36,7 +34,8 @@ def put_all(
             if adapted is not None and old is not None:
                 adapted.take_place_of(old)
             layer.put(adapter, adapted)
-        for_all(layers, lambda layer: layer.show(shown))
+        for layer in layers:
+            layer.show(shown)
     except BaseException:
         for (layer, old), values in zip(held, data, strict=True):
             if old is not None and values is not None:
@@ -79,14 +78,3 @@ def restore(before: Sequence[tuple[SparseLayer, Shown]]) -> None:
         for layer, shown in before:
             layer.show(shown)
         raise
-
-
-def for_all(layers: Sequence[SparseLayer], change: Callable[[SparseLayer], None]) -> None:
-    """Change layers, on the CPU several at a time: a switch is many short writes to memory."""
-    held_here = all(layer.weight.is_cpu for layer in layers)
-    if held_here and torch.get_num_threads() > 1 and not torch.is_inference_mode_enabled():
-        for _ in for_each(layers, change):
-            pass
-    else:
-        for layer in layers:
-            change(layer)

@@ -8,7 +8,6 @@ attribute is served, a loss that multiplies with the head's weight as well as th
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from typing import Any, Protocol
 
@@ -20,9 +19,6 @@ from sparseopd.overlays.overlay import Overlay
 
 _SEEN = "_sparseopd_seen"
 """The attribute of a module that says by which layers its weights are seen."""
-
-_changing = threading.Lock()
-"""Held while a module changes: its weight and its bias may be shown by two threads."""
 
 
 class Seeing(Protocol):
@@ -55,24 +51,22 @@ class Gathered(torch.autograd.Function):
 
 def see_through(module: nn.Module, attribute: str, layer: Seeing) -> None:
     """Let `module.attribute` be what `layer` says."""
-    with _changing:
-        seen = module.__dict__.setdefault(_SEEN, {})
-        plain = _plain(type(module))
-        seen[attribute] = layer
-        module.__class__ = _seeing(plain, frozenset(seen))
+    seen = module.__dict__.setdefault(_SEEN, {})
+    plain = _plain(type(module))
+    seen[attribute] = layer
+    module.__class__ = _seeing(plain, frozenset(seen))
 
 
 def see_plainly(module: nn.Module, attribute: str) -> None:
     """Let `module.attribute` be its parameter again."""
-    with _changing:
-        seen = module.__dict__.get(_SEEN, {})
-        if attribute not in seen:
-            return
-        del seen[attribute]
-        plain = _plain(type(module))
-        module.__class__ = _seeing(plain, frozenset(seen)) if seen else plain
-        if not seen:
-            del module.__dict__[_SEEN]
+    seen = module.__dict__.get(_SEEN, {})
+    if attribute not in seen:
+        return
+    del seen[attribute]
+    plain = _plain(type(module))
+    module.__class__ = _seeing(plain, frozenset(seen)) if seen else plain
+    if not seen:
+        del module.__dict__[_SEEN]
 
 
 def _plain(kind: type[nn.Module]) -> type[nn.Module]:

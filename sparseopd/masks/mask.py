@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from sparseopd.errors import MaskError, MaskMismatchError
 from sparseopd.masks import file
 from sparseopd.masks.bitmap import Bitmap, Bitmaps
 from sparseopd.pairs.tensors import Source, matches_hash, open_tensors
+
+OTHER_VALUES = "other values"
+"""What is wrong with a tensor that has the name and the shape of the base's, and not its content."""
 
 
 class Mask:
@@ -131,7 +134,7 @@ class Mask:
         except MaskMismatchError as error:
             fits = [name for name in hashes if name in shapes and name not in error.tensors]
             changed = [name for name in fits if not matches_hash(tensors, name, hashes[name])]
-            error.tensors |= dict.fromkeys(changed, "other values")
+            error.tensors |= dict.fromkeys(changed, OTHER_VALUES)
             raise
         changed = [
             name
@@ -141,9 +144,9 @@ class Mask:
         if changed:
             base = f" {self.provenance.base}" if self.provenance.base else ""
             raise MaskMismatchError(
-                f"the mask was made for other weights than {tensors.label}: {_listing(changed)} "
+                f"the mask was made for other weights than {tensors.label}: {listing(changed)} "
                 f"differ from its base{base}; use that base, or discover a mask for this model",
-                dict.fromkeys(changed, "other values"),
+                dict.fromkeys(changed, OTHER_VALUES),
             )
 
     def verify_shapes(self, shapes: Mapping[str, torch.Size], label: str) -> None:
@@ -158,7 +161,7 @@ class Mask:
         if missing:
             raise MaskMismatchError(
                 f"the mask covers {len(self.bitmaps)} tensors, {label} lacks {len(missing)} of them "
-                f"({_listing(missing)}): discover a mask for this model",
+                f"({listing(missing)}): discover a mask for this model",
                 wrong,
             )
         for name in other:
@@ -175,7 +178,7 @@ class Mask:
         ]
         if different:
             raise MaskMismatchError(
-                f"the two masks belong to different models: they differ in {_listing(different)}",
+                f"the two masks belong to different models: they differ in {listing(different)}",
                 dict.fromkeys(different, "not in both, or of another shape"),
             )
         ours, theirs = self.provenance.base_hashes, other.provenance.base_hashes
@@ -183,9 +186,9 @@ class Mask:
         if theirs and changed:
             raise MaskMismatchError(
                 f"the two masks were made for different weights, {self.provenance.base} and "
-                f"{other.provenance.base}: {_listing(changed)} differ in values or dtype, so their "
+                f"{other.provenance.base}: {listing(changed)} differ in values or dtype, so their "
                 "coordinates may not mean the same; make both from one checkpoint",
-                dict.fromkeys(changed, "other values"),
+                dict.fromkeys(changed, OTHER_VALUES),
             )
 
     def __repr__(self) -> str:
@@ -195,7 +198,7 @@ class Mask:
 
     def _known(self, name: str) -> str:
         if name not in self.bitmaps:
-            raise MaskError(f"the mask does not cover {name}; it has {_listing(self.names)}")
+            raise MaskError(f"the mask does not cover {name}; it has {listing(self.names)}")
         return name
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -231,6 +234,7 @@ def _called(mask: Mask) -> str:
     return mask.provenance.selector or "mask"
 
 
-def _listing(names: list[str], shown: int = 3) -> str:
+def listing(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first few names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

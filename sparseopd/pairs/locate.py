@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sparseopd.errors import PairError
+from sparseopd.artifacts import RunDir
+from sparseopd.errors import PairError, RequestError
 from sparseopd.pairs import tiny
 from sparseopd.recipe import BUNDLED_PREFIX, Model
 
@@ -63,6 +64,21 @@ def weights_folder(path: str, revision: str | None = None, *, cached_only: bool 
         raise PairError(
             f"there is no folder {path}, and the hub did not give a model of that id: {reason}"
         ) from error
+
+
+def checkpoint_of(word: str) -> str:
+    """Return the weights behind a word: a run's checkpoint, or the model itself.
+
+    Raises `RequestError` for a run that has none.
+    """
+    if not RunDir.is_run(word):
+        return word
+    run = RunDir(word)
+    if not run.checkpoint.is_dir():
+        raise RequestError(
+            f"{word} is a {run.read_facts().kind} run and left no checkpoint: give one of train"
+        )
+    return str(run.checkpoint)
 
 
 def revision_of(folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sparseopd.errors import PairError
+from sparseopd.pairs.skeleton import name_on_disk, skeleton
 
 if TYPE_CHECKING:  # PEFT and transformers take seconds to import; most calls need neither
     from peft import LoraConfig
@@ -190,35 +191,20 @@ class LoraUpdate:
         if parameter in self._names or self._skeleton is None:
             return {parameter: tensor}
         pieces = checkpoint_pieces(self._skeleton, parameter, tensor)
-        # Some checkpoints are of the body alone, and name it without its place in the whole model.
-        body = f"{self._skeleton.base_model_prefix}."
         return {
-            name if name in self._names else name.removeprefix(body): piece
-            for name, piece in pieces.items()
+            name_on_disk(self._skeleton, name, self._names): piece for name, piece in pieces.items()
         }
 
     @cached_property
     def _skeleton(self) -> PreTrainedModel | None:
-        """The base model without weights, if its folder is known; takes a second."""
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-        from sparseopd.pairs.loading import LOADING_ERRORS, is_vision_language
-
+        """The base model without weights, if its folder is known."""
         folder = self._base_folder
         if folder is None or not (folder / "config.json").is_file():
             return None
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            kind = (
-                AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
-            )
-            with torch.device("meta"):
-                return kind.from_config(config, trust_remote_code=False)
-        except LOADING_ERRORS as error:
-            raise self._error(
-                f"has names that need the architecture of {folder}, which cannot be built ({error}): "
-                f"{MERGE}"
-            ) from error
+            return skeleton(folder)
+        except PairError as error:
+            raise self._error(f"has names in memory, and {error}: {MERGE}") from error
 
 
 def _read_config(folder: Path) -> LoraConfig:

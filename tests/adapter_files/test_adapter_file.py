@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sparseopd.adapter_files.adapter import Facts, SparseAdapter
+from sparseopd.adapter_files.adapter import SparseAdapter
+from sparseopd.adapter_files.extract import extract
 from sparseopd.adapter_files.format import HEADER, WEIGHTS, Entry, Header, checksum
+from sparseopd.adapter_files.stored import Facts
 from sparseopd.adapter_files.writer import AdapterWriter
 from sparseopd.artifacts import Provenance
-from sparseopd.errors import AdapterError, AdapterFileError
+from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from sparseopd.masks.bitmap import Bitmap
 from tests.adapter_files.sibling_folders import bits_of, drawn_bits
+from tests.conftest import make_qwen3
 
 CHOSEN = {
     "bias": torch.arange(9) % 4 == 1,
@@ -277,3 +280,12 @@ def test_an_adapter_that_would_be_empty_is_not_written(tmp_path: Path) -> None:
         one.add("weight", Bitmap.empty((3,)))
         one.finish(Provenance())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_held_in_a_dtype_that_lacks_its_numbers_is_told_so(tmp_path: Path) -> None:
+    base, tuned = make_qwen3().bfloat16(), make_qwen3(seed=1).bfloat16()
+    extract(base, tuned, tmp_path / "adapter")
+    with pytest.raises(AdapterMismatchError, match=r"stored in bfloat16, and .* is in float16"):
+        SparseAdapter.load(tmp_path / "adapter").verify(make_qwen3().bfloat16().half())
+    with pytest.raises(AdapterMismatchError, match="does not fit"):
+        SparseAdapter.load(tmp_path / "adapter").verify(tuned)

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from sparseopd.adapter_files.adapter import SparseAdapter
-from sparseopd.adapter_files.convert.result import listing, share
-from sparseopd.errors import AdapterError
+from sparseopd.adapter_files.convert.result import share
+from sparseopd.errors import AdapterError, PairError
+from sparseopd.masks.mask import listing
+from sparseopd.pairs.skeleton import name_on_disk, skeleton
 from sparseopd.pairs.tensors import Source, Tensors, open_tensors
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -135,9 +137,8 @@ def _saved_as(model: nn.Module, parameter: str, shape: torch.Size, names: set[st
     as_it_is = piece.data_ptr() == probe.data_ptr() and piece.stride() == probe.stride()
     if len(pieces) > 1 or not as_it_is or piece.shape != shape:
         return None
-    # Some checkpoints are of the body alone, and name it without its place in the whole model.
-    body = f"{getattr(model, 'base_model_prefix', '')}."
-    return next((one for one in (name, name.removeprefix(body)) if one in names), None)
+    found = name_on_disk(model, name, names)
+    return found if found in names else None
 
 
 def _skeleton(tensors: Tensors) -> PreTrainedModel:
@@ -148,20 +149,12 @@ def _skeleton(tensors: Tensors) -> PreTrainedModel:
             f"which layers of {tensors.label} are linear, and what they are called in memory, is said by "
             "its config.json, which is missing: give the base as a checkpoint folder"
         )
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    from sparseopd.pairs.loading import LOADING_ERRORS, is_vision_language
-
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kind = AutoModelForImageTextToText if is_vision_language(config) else AutoModelForCausalLM
-        with torch.device("meta"):
-            return kind.from_config(config, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        reason = str(error).strip().split("\n")[0]
+        return skeleton(folder)
+    except PairError as error:
         raise AdapterError(
-            f"the architecture of {folder} cannot be built, so its layers are not known ({reason}): "
-            "convert to coo or vllm-patch, which need only the names on disk"
+            f"{error}, so its layers are not known: convert to coo or vllm-patch, which need only the "
+            "names on disk"
         ) from error
 
 

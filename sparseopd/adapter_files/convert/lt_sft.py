@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
-from sparseopd.adapter_files.convert.result import listing
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError
+from sparseopd.masks.mask import listing
 from sparseopd.pairs.tensors import Source, Tensors
 
 TITLE = "LT-SFT"

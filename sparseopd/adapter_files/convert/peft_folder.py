@@ -13,9 +13,9 @@ from torch import Tensor
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.container import Container
 from sparseopd.adapter_files.convert.layers import Plan, architecture_of
-from sparseopd.adapter_files.convert.result import listing
 from sparseopd.adapter_files.format import CONFIG, WEIGHTS
 from sparseopd.errors import AdapterError, AdapterFileError, AdapterMismatchError
+from sparseopd.masks.mask import listing
 from sparseopd.pairs.tensors import Source, Tensors
 
 PREFIX = "base_model.model."

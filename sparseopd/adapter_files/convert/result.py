@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-SHOWN = 3
-"""Names a sentence gives before it counts the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +43,6 @@ def padding_in(title: str, padding: int, why: str) -> list[str]:
         f"the file also holds {padding:,} entries that change nothing, because {title} has {why} for all "
         "layers and the densest decides it"
     ]
-
-
-def listing(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def dtypes(found: Iterable[object]) -> str:

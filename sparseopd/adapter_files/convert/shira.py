@@ -6,7 +6,6 @@ merging is `weight += torch.sparse_coo_tensor(indices, values)`, in which repeat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,10 +14,10 @@ from torch import Tensor
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.convert import peft_folder
 from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
-from sparseopd.adapter_files.convert.differences import Difference, Merged, difference, widened
-from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
-from sparseopd.adapter_files.convert.result import Outcome, padding_in
-from sparseopd.adapter_files.convert.steps import layers_in
+from sparseopd.adapter_files.convert.differences import Difference, widened
+from sparseopd.adapter_files.convert.layers import Layer, plan
+from sparseopd.adapter_files.convert.padded import Padded, write_padded
+from sparseopd.adapter_files.convert.result import Outcome
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -33,20 +32,18 @@ def export(
     """Write a SHiRA adapter whose rank r is the largest that a layer needs; the others are padded."""
     planned = plan(adapter, base, TITLE)
     rank = _rank(planned.layers)
-    merged = Merged(TITLE, _added)
-    settings = {
-        "peft_type": "SHIRA",
-        "r": rank,
-        # Any other type than "random", which would draw a permutation of each layer while loading.
-        "mask_type": "sparseopd",
-        "fan_in_fan_out": False,
-    }
-    tensors = _tensors(adapter, planned, rank, merged, progress)
-    peft_folder.save(folder, adapter, planned, settings, tensors)
-    stored = sum(rank * (layer.rows + layer.columns) for layer in planned.layers)
-    padding = stored - planned.k
-    losses = [*planned.losses, *merged.losses(), *padding_in(TITLE, padding, "one rank")]
-    return Outcome(k=planned.k, losses=losses, padding=padding)
+    # Any other type than "random", which would draw a permutation of each layer while loading.
+    settings = {"peft_type": "SHIRA", "r": rank, "mask_type": "sparseopd", "fan_in_fan_out": False}
+    padded = Padded(
+        title=TITLE,
+        parts=PARTS,
+        settings=settings,
+        rule="one rank",
+        room=lambda layer: rank * (layer.rows + layer.columns),
+        places=_rows_and_columns,
+        added=_added,
+    )
+    return write_padded(padded, adapter, planned, folder, progress)
 
 
 def read(folder: Path, source: Source, base: Tensors) -> Change:
@@ -80,16 +77,8 @@ def _rank(layers: list[Layer]) -> int:
     return rank
 
 
-def _tensors(
-    adapter: SparseAdapter, planned: Plan, rank: int, merged: Merged, progress: Progress | None
-) -> Iterator[tuple[str, Tensor]]:
-    for layer in layers_in(planned, progress):
-        found = difference(adapter, planned.base, layer.tensor)
-        merged.count(found)
-        positions, values = found.padded(rank * (layer.rows + layer.columns))
-        places = torch.stack([positions // layer.columns, positions % layer.columns])
-        yield f"{layer.module}.{PARTS[0]}", values
-        yield f"{layer.module}.{PARTS[1]}", places.int()
+def _rows_and_columns(layer: Layer, positions: Tensor) -> Tensor:
+    return torch.stack([positions // layer.columns, positions % layer.columns])
 
 
 def _added(found: Difference) -> Tensor:

@@ -7,7 +7,6 @@ int32 (k,), and merging is `weight.reshape(-1).scatter_add_(0, indices, values.t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -15,10 +14,10 @@ from torch import Tensor
 from sparseopd.adapter_files.adapter import SparseAdapter
 from sparseopd.adapter_files.convert import peft_folder
 from sparseopd.adapter_files.convert.changes import Additions, Change, places_moved
-from sparseopd.adapter_files.convert.differences import Difference, Merged, difference
-from sparseopd.adapter_files.convert.layers import Layer, Plan, plan
-from sparseopd.adapter_files.convert.result import Outcome, padding_in
-from sparseopd.adapter_files.convert.steps import layers_in
+from sparseopd.adapter_files.convert.differences import Difference
+from sparseopd.adapter_files.convert.layers import Layer, plan
+from sparseopd.adapter_files.convert.padded import Padded, write_padded
+from sparseopd.adapter_files.convert.result import Outcome
 from sparseopd.artifacts import Progress
 from sparseopd.errors import AdapterError, AdapterFileError
 from sparseopd.pairs.tensors import Source, Tensors
@@ -35,19 +34,22 @@ def export(
     """Write a SUPERTUNING adapter whose sparsity is that of the densest layer; the others are padded."""
     planned = plan(adapter, base, TITLE)
     sparsity = _sparsity(planned.layers)
-    merged = Merged(TITLE, _added)
     settings = {
         "peft_type": "SUPERTUNING",
         "sparsity": sparsity,
         # Otherwise the positions are chosen anew while loading.
         "save_precomputed_indices": True,
     }
-    tensors = _tensors(adapter, planned, sparsity, merged, progress)
-    peft_folder.save(folder, adapter, planned, settings, tensors)
-    stored = sum(_room(layer, sparsity) for layer in planned.layers)
-    padding = stored - planned.k
-    losses = [*planned.losses, *merged.losses(), *padding_in(TITLE, padding, "one sparsity")]
-    return Outcome(k=planned.k, losses=losses, padding=padding)
+    padded = Padded(
+        title=TITLE,
+        parts=PARTS,
+        settings=settings,
+        rule="one sparsity",
+        room=lambda layer: _room(layer, sparsity),
+        places=lambda _, positions: positions,
+        added=_added,
+    )
+    return write_padded(padded, adapter, planned, folder, progress)
 
 
 def read(folder: Path, source: Source, base: Tensors) -> Change:
@@ -82,21 +84,6 @@ def _sparsity(layers: list[Layer]) -> float:
 def _room(layer: Layer, sparsity: float) -> int:
     """Return the number of values a layer has, as `SupertuningLayer._num_trainable` reckons it."""
     return int(layer.numel * (1 - sparsity))
-
-
-def _tensors(
-    adapter: SparseAdapter,
-    planned: Plan,
-    sparsity: float,
-    merged: Merged,
-    progress: Progress | None,
-) -> Iterator[tuple[str, Tensor]]:
-    for layer in layers_in(planned, progress):
-        found = difference(adapter, planned.base, layer.tensor)
-        merged.count(found)
-        positions, values = found.padded(_room(layer, sparsity))
-        yield f"{layer.module}.{PARTS[0]}", values
-        yield f"{layer.module}.{PARTS[1]}", positions.int()
 
 
 def _added(found: Difference) -> Tensor:

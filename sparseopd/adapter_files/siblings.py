@@ -69,7 +69,7 @@ class _Compared:
     counts: Counts
 
 
-class Difference:
+class Siblings:
     """The tensors of a base and what a tuned checkpoint made of them, compared bit by bit."""
 
     def __init__(self, base: Tensors, tuned: Tensors, masters: bool) -> None:
