@@ -7,6 +7,7 @@
     masks.overlap  → overlap_tables, draw_overlap  how far masks overlap: likewise
     RunDir.read_metrics → run_table                how a training run went, for the terminal
     Analysis → analysis_tables, write_analysis     where an update went: likewise, and as a page
+    Results  → comparison_tables, write_comparison what a comparison of arms found: likewise
 
     write_report([Scores.load(run.scores)], run.report, title="Tiny pair", command="sparseopd …")
 
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparseopd.report.analysis_page import write_analysis
     from sparseopd.report.analysis_table import analysis_tables
+    from sparseopd.report.comparison_page import write_comparison
+    from sparseopd.report.comparison_table import comparison_tables
     from sparseopd.report.course import run_table
     from sparseopd.report.finding import answer
     from sparseopd.report.heatmap import draw_mask
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "analysis_tables",
     "answer",
+    "comparison_tables",
     "draw_mask",
     "draw_overlap",
     "mask_tables",
@@ -41,12 +45,14 @@ __all__ = [
     "run_table",
     "scores_table",
     "write_analysis",
+    "write_comparison",
     "write_report",
 ]
 
 _HOME = {
     "analysis_tables": "sparseopd.report.analysis_table",
     "answer": "sparseopd.report.finding",
+    "comparison_tables": "sparseopd.report.comparison_table",
     "draw_mask": "sparseopd.report.heatmap",
     "draw_overlap": "sparseopd.report.overlap",
     "mask_tables": "sparseopd.report.mask_table",
@@ -54,6 +60,7 @@ _HOME = {
     "run_table": "sparseopd.report.course",
     "scores_table": "sparseopd.report.table",
     "write_analysis": "sparseopd.report.analysis_page",
+    "write_comparison": "sparseopd.report.comparison_page",
     "write_report": "sparseopd.report.page",
 }
 
