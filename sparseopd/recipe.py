@@ -10,13 +10,12 @@ of the package is handed only its own section.
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +27,7 @@ from sparseopd.settings.data import Data
 from sparseopd.settings.models import Model, Teacher
 from sparseopd.settings.objective import Objective, Rollout, without_foreign
 from sparseopd.settings.optimizer import Optimizer
+from sparseopd.settings.reading import apply_override, check_keys, read_yaml, sentence
 from sparseopd.settings.training import Discover, Evaluate, Train
 
 __all__ = [
@@ -93,21 +93,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     file = Path(path)
     if file.is_dir():
         file = file / "recipe.yaml"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"the recipe {path} is not UTF-8 text") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"the recipe {path} is not valid YAML: {reason}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"the recipe {path} must be a mapping of keys, not {type(values).__name__}"
-        )
+    values = read_yaml(file, f"the recipe {path}")
     return build(values, overrides)
 
 
@@ -133,13 +119,13 @@ def build(values: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     values = copy.deepcopy(values)
     _change_kind(values, overrides)
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override, _expand_paths)
     _expand_paths(values)
-    _check_keys(values, Recipe, "")
+    check_keys(values, Recipe)
     try:
         recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        raise RecipeError(_sentence(error)) from error
+        raise RecipeError(sentence(error)) from error
     check_combinations(recipe)
     _make_absolute(recipe)
     return recipe
@@ -166,63 +152,6 @@ def _expand_paths(values: dict[str, Any]) -> None:
         for key in keys:
             if isinstance(place.get(key), str):
                 place[key] = {"path": place[key]}
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise RecipeError(f"{override!r} is not an override: write key.sub=value")
-    *sections, last = key.split(".")
-    for section in sections:
-        _expand_paths(values)
-        inner = values.setdefault(section, {})
-        if isinstance(inner, str) and sections[0] == "teachers":
-            inner = values[section] = {"path": inner}
-        if inner is None:
-            inner = values[section] = {}
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{key} cannot be set: {section} is a value, not a section")
-        values = inner
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value of {key} is not valid YAML: {text!r}") from error
-
-
-def _check_keys(values: Any, kind: type, prefix: str) -> None:
-    """Refuse unknown keys before pydantic sees them, to name the nearest valid one."""
-    if not isinstance(values, dict):
-        return
-    types = get_type_hints(kind)
-    valid = [item.name for item in fields(kind)]  # pyright: ignore[reportArgumentType]
-    for key, value in values.items():
-        if key not in valid:
-            near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"valid here: {', '.join(valid)}"
-            raise RecipeError(f"unknown recipe key {prefix}{key}: {hint}")
-        if is_dataclass(types[key]):
-            _check_keys(value, types[key], f"{prefix}{key}.")  # pyright: ignore[reportArgumentType]
-        for inner in filter(is_dataclass, get_args(types[key])):
-            if isinstance(value, list):
-                items = list(enumerate(value))
-            elif isinstance(value, dict) and get_origin(types[key]) is dict:
-                items = list(value.items())
-            else:
-                items = []
-                _check_keys(value, inner, f"{prefix}{key}.")  # pyright: ignore[reportArgumentType]
-            for place, item in items:
-                _check_keys(item, inner, f"{prefix}{key}.{place}.")  # pyright: ignore[reportArgumentType]
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(
-        str(part) for part in first["loc"] if not str(part).startswith(("function", "constrained"))
-    )
-    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"the recipe lacks {key}: add it, or give it on the command line"
-    message = first["msg"].removeprefix("Input ")
-    return f"recipe key {key} is {first['input']!r}, which is not allowed: it {message}"
 
 
 def _make_absolute(recipe: Recipe) -> None:
