@@ -8,6 +8,7 @@ Each is a folder of Hugging Face models and two prompt files, `train` and `test`
     tiny-arithmetic-hint/           student/              the same gap; closed where it sees the solution
     tiny-arithmetic-two-teachers/   sum/, difference/     two teachers of the first pair's student
     tiny-digits/                    student/, teacher/    a vision-language pair on 8x8 digits
+    other-tasks/                    no models             prompts that none of the pairs is about
 
 Importing this package loads no torch; only the build modules inside it do.
 """
@@ -24,18 +25,21 @@ BUNDLED: tuple[str, ...] = (
     "tiny-digits",
 )
 
+PROMPTS = ("other-tasks",)
+"""Folders of prompts without models."""
+
 
 def folder(name: str) -> Path:
-    """Return the folder of one bundled pair.
+    """Return the folder of one bundled pair, or of bundled prompts.
 
     Raises:
         RequestError: no pair of that name is bundled.
     """
-    if name not in BUNDLED:
+    if name not in BUNDLED + PROMPTS:
         raise RequestError(
             f"no bundled pair is called {name!r}: choose one of {', '.join(BUNDLED)}"
         )
     return Path(__file__).parent / name
 
 
-__all__ = ["BUNDLED", "folder"]
+__all__ = ["BUNDLED", "PROMPTS", "folder"]

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sparseopd.pairs.tiny import arithmetic_pairs, digits_pair
+from sparseopd.pairs.tiny import arithmetic_pairs, digits_pair, other_tasks
 
 BUILDERS: dict[str, Callable[[Path, int, float], None]] = {
     "tiny-arithmetic": arithmetic_pairs.build_noisy,
@@ -18,6 +18,7 @@ BUILDERS: dict[str, Callable[[Path, int, float], None]] = {
     "tiny-arithmetic-hint": arithmetic_pairs.build_hint,
     "tiny-arithmetic-two-teachers": arithmetic_pairs.build_two_teachers,
     "tiny-digits": digits_pair.build,
+    "other-tasks": other_tasks.build,
 }
 
 
