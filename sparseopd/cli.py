@@ -14,6 +14,7 @@ from sparseopd import run_options as options
 from sparseopd.adapter_commands import adapter_app
 from sparseopd.analysis_command import analyze
 from sparseopd.artifacts import RunDir, RunFacts, Scores
+from sparseopd.comparison_command import compare
 from sparseopd.console import (
     console,
     explain,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(mask_app, name="mask")
 app.add_typer(adapter_app, name="adapter")
 app.command()(analyze)
+app.command()(compare)
 
 EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)
 """Errors of the operating system whose own sentence is all a user needs."""

@@ -16,6 +16,7 @@ LEVELS = [
     {"selection"},
     {"settings"},
     {"recipe", "artifacts", "combinations"},
+    {"results"},
     {"pairs", "tasks"},
     {"masks"},
     {"optim", "analysis", "adapter_files"},
@@ -24,7 +25,8 @@ LEVELS = [
     {"distill", "evaluation", "report", "feasibility"},
     {"demo", "analyses", "adapter_requests", "adapter_conversion", "adapter_words"},
     {"console", "mask_options", "run_options", "adapter_options"},
-    {"mask_commands", "analysis_command", "adapter_commands"},
+    {"comparison"},
+    {"mask_commands", "analysis_command", "adapter_commands", "comparison_command"},
     {"cli"},
     {"__main__"},
 ]

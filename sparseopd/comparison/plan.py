@@ -1,0 +1,170 @@
+"""What a study trains and measures, as jobs: each arm, seed and learning rate → the jobs behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from sparseopd.comparison.arms import OPD, Arm, Chosen, Exploration
+from sparseopd.comparison.jobs import Choosing, Measuring, Training
+from sparseopd.comparison.settings import Comparison, Study, recipe_of
+from sparseopd.recipe import Recipe
+
+OTHER_ORDER = 1000
+"""Added to the seed of a run that is to see other data and rollouts than its mask's."""
+TEST_SPACING = 100_000
+"""Between the sampling seeds of two training seeds: more than the batches of an evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """One study of a comparison, with what its jobs need to know."""
+
+    name: str
+    study: Study
+    comparison: Comparison
+    train_rows: int
+    """Rows its recipe could train on."""
+    numel: int
+    """Coordinates of the student; 0 where no arm needs to know."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the training seeds."""
+        return self.comparison.seeds
+
+    @cached_property
+    def validation(self) -> int:
+        """Return how many rows are held out of training, to tune on: a fifth of them at most."""
+        return max(1, min(self.comparison.tune.prompts, self.train_rows // 5))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Return the study's recipe, which trains on no validation row."""
+        return self._recipe([])
+
+    def exploration(self, name: str, seed: int) -> Training:
+        """Return the full run that masks are found in, its snapshots kept in float32."""
+        asked = self.study.explore[name]
+        recipe = self._recipe(asked.settings)
+        steps = sorted(step for step in self._snapshots(name, asked) if step < recipe.train.steps)
+        train = replace(recipe.train, snapshots=steps, save_dtype="float32")
+        recipe = replace(recipe, train=train, seed=seed)
+        return Training(label=f"{self.name} {name} seed {seed}", recipe=recipe)
+
+    def choosing(self, mask: Chosen, seed: int) -> Choosing:
+        """Return the mask of an arm for one seed."""
+        label = f"{self.name} {mask.selector} {100 * mask.density:g}% seed {seed}"
+        student = self.recipe.student.path
+        if mask.selector == "topk":
+            run = self.exploration(mask.of, self._seed_after(seed, mask.seed))
+            steps = min(mask.steps or self.recipe.discover.steps, run.recipe.train.steps)
+            return Choosing(
+                label=f"{label} {mask.of} {steps}",
+                student=student,
+                selection={"selector": "topk", "density": mask.density},
+                seed=seed,
+                run=run,
+                steps=steps,
+            )
+        selection: dict[str, Any] = {"selector": mask.selector}
+        if mask.like is not None:
+            selection["match"] = mask.like
+            like = self.choosing(replace(mask, selector="topk", like=None), seed)
+            return Choosing(
+                label=f"{label} by {mask.like}",
+                student=student,
+                selection=selection,
+                seed=seed + 1,
+                like=like,
+            )
+        selection["density"] = mask.density
+        return Choosing(label=label, student=student, selection=selection, seed=seed + 1)
+
+    def training(self, name: str, arm: Arm, lr: float, seed: int) -> Training:
+        """Return an arm's run at one learning rate."""
+        recipe = self._recipe(arm.settings)
+        optimizer = recipe.optimizer
+        key = "masked_lr" if arm.kind == "masked" else "lr"
+        train = recipe.train
+        if arm.kind in ("lora", "shira"):
+            peft = {"type": arm.kind, "k": round(arm.density * self.numel)}
+            recipe = self._recipe([*arm.settings, f"train.peft={peft}"])
+            train = recipe.train
+        recipe = replace(
+            recipe,
+            optimizer=replace(optimizer, **{key: lr}),
+            train=train,
+            seed=seed + OTHER_ORDER * arm.reordered,
+        )
+        mask = None if arm.mask is None else self.choosing(arm.mask, seed)
+        label = f"{self.name} {name} lr {lr:g} seed {seed}"
+        return Training(label=label, recipe=recipe, mask=mask)
+
+    def trial(self, name: str, arm: Arm, lr: float, seed: int) -> Measuring:
+        """Return the measurement of one learning rate on the validation prompts."""
+        tune = self.comparison.tune
+        evaluate = replace(
+            self.recipe.evaluate,
+            samples=tune.samples,
+            seed=self.recipe.evaluate.seed + TEST_SPACING * (len(self.seeds) + seed),
+        )
+        run = self.training(name, arm, lr, seed)
+        return Measuring(
+            label=f"{run.label} validation",
+            recipe=replace(self.recipe, evaluate=evaluate),
+            split="validation",
+            validation=self.validation,
+            run=run,
+        )
+
+    def test(self, run: Training | None, seed: int, *, teacher: bool = False) -> Measuring:
+        """Return the measurement of a run, or of source or teacher, on the test prompts."""
+        place = self.seeds.index(seed)
+        seed_of_samples = self.recipe.evaluate.seed + TEST_SPACING * place
+        role = "run" if run else "teacher" if teacher else "source"
+        label = run.label if run else f"{self.name} {role} seed {seed}"
+        return Measuring(
+            label=f"{label} test",
+            recipe=replace(
+                self.recipe, evaluate=replace(self.recipe.evaluate, seed=seed_of_samples)
+            ),
+            split="test",
+            validation=self.validation,
+            run=run,
+            role=role,
+            other_task=None if teacher else self.study.other_task,
+        )
+
+    def start(self, arm: Arm) -> float:
+        """Return the learning rate that tuning starts from."""
+        optimizer = self._recipe(arm.settings).optimizer
+        own = optimizer.masked_lr if arm.kind == "masked" else None
+        return arm.lr or own or optimizer.lr
+
+    def settling(self, seed: int, density: float) -> dict[int, Choosing]:
+        """Return the masks after every snapshot of the recipe's own exploration, by step."""
+        run = self.exploration(OPD, seed)
+        steps = [*run.recipe.train.snapshots, run.recipe.train.steps]
+        return {step: self.choosing(Chosen(density=density, steps=step), seed) for step in steps}
+
+    def _recipe(self, settings: Sequence[str]) -> Recipe:
+        recipe = recipe_of(self.study, settings)
+        data = replace(recipe.data, limit=self.train_rows - self.validation)
+        return replace(recipe, data=data)
+
+    def _snapshots(self, name: str, asked: Exploration) -> set[int]:
+        masks = [arm.mask for arm in self.study.arms.values() if arm.mask is not None]
+        uses = [mask for mask in masks if mask.of == name]
+        steps = recipe_of(self.study).discover.steps
+        return {*asked.snapshots, *(mask.steps or steps for mask in uses)}
+
+    def _seed_after(self, seed: int, further: int) -> int:
+        """Return the seed so many places further on; one of nobody's own where there is but one."""
+        if not further:
+            return seed
+        if len(self.seeds) == 1:
+            return seed + OTHER_ORDER * further
+        return self.seeds[(self.seeds.index(seed) + further) % len(self.seeds)]

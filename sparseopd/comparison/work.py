@@ -1,0 +1,220 @@
+"""Do one job of a comparison and write its result, whole or not at all. Runs in a worker process."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from sparseopd.adapter_files.extract import extract
+from sparseopd.analysis.agreement import agreement
+from sparseopd.analysis.analyze import analyze
+from sparseopd.analysis.comparison import compare_supports
+from sparseopd.analysis.paper import COLUMNS, paper_rows
+from sparseopd.analysis.settings import AnalysisSettings
+from sparseopd.artifacts import Provenance, RunDir, read_json, write_json
+from sparseopd.comparison.jobs import (
+    FAILED,
+    Agreeing,
+    Choosing,
+    Job,
+    Looking,
+    Measuring,
+    Overlapping,
+    Pricing,
+    Settling,
+    Training,
+)
+from sparseopd.comparison.measuring import measured
+from sparseopd.distill import resume, train
+from sparseopd.errors import RequestError, RunFolderError, SparseOPDError, TrainingError
+from sparseopd.feasibility import check_recipe
+from sparseopd.feasibility.request import Request
+from sparseopd.masks import Mask, select
+from sparseopd.masks.overlap import overlaps, together
+from sparseopd.pairs import open_tensors, resolve_path
+from sparseopd.selection import build
+
+COMPARED = "bfloat16"
+"""What updates are rounded to before they are looked at, as the paper's checkpoints are."""
+
+
+def perform(job: Job, root: Path) -> float:
+    """Do a job unless its result is there; return the seconds it took."""
+    started = time.monotonic()
+    if not job.is_done(root):
+        job.path(root).parent.mkdir(parents=True, exist_ok=True)
+        _do(job, root)
+    return time.monotonic() - started
+
+
+@singledispatch
+def _do(job: Job, root: Path) -> None:
+    raise TypeError(f"nobody knows how to do a {type(job).__name__}")
+
+
+@_do.register
+def _train(job: Training, root: Path) -> None:
+    """Train, or go on with a run that was stopped; one that kept no state starts again."""
+    folder = job.path(root)
+    try:
+        if folder.exists():
+            try:
+                resume(folder)
+                return
+            except RunFolderError:
+                shutil.rmtree(folder)
+        mask = None if job.mask is None else Mask.load(job.mask.path(root))
+        train(job.recipe, folder, mask=mask, name=job.label)
+    except TrainingError as error:  # a rate that is too large is a finding, not the end
+        write_json(folder / FAILED, {"failed": str(error)})
+
+
+@_do.register
+def _choose(job: Choosing, root: Path) -> None:
+    tuned = None
+    if job.run is not None:
+        run = RunDir(job.run.path(root))
+        last = job.steps in (None, job.run.recipe.train.steps)
+        tuned = str(run.checkpoint if last else run.kept_weights(job.steps or 0))
+    path = job.path(root)
+    temporary = path.with_name(f".{path.name}.part")
+    select(
+        job.student,
+        tuned,
+        selection=build(**job.selection),
+        like=None if job.like is None else Mask.load(job.like.path(root)),
+        seed=job.seed,
+        output=temporary,
+        provenance=Provenance(base=job.student, steps=job.steps, recipe_hash=job.hash),
+    )
+    temporary.replace(path)
+
+
+@_do.register
+def _measure(job: Measuring, root: Path) -> None:
+    if job.run is not None and (job.run.path(root) / FAILED).exists():
+        write_json(job.path(root), read_json(job.run.path(root) / FAILED))
+        return
+    try:
+        write_json(job.path(root), measured(job, root))
+    except RequestError:
+        raise
+    except SparseOPDError as error:
+        write_json(job.path(root), {"failed": str(error)})
+
+
+@_do.register
+def _agree(job: Agreeing, root: Path) -> None:
+    runs = [RunDir(run.path(root)).checkpoint for run in (job.run, job.reference)]
+    found = {}
+    if all(path.is_dir() for path in runs):
+        own, other = (open_tensors(str(path)) for path in runs)
+        found = agreement(own, other) or {}
+    write_json(job.path(root), found)
+
+
+@_do.register
+def _look(job: Looking, root: Path) -> None:
+    found = analyze(
+        job.run.recipe.student.path,
+        str(RunDir(job.run.path(root)).checkpoint),
+        settings=AnalysisSettings(dtype=COMPARED, seed=job.run.recipe.seed),
+    )
+    columns = [column.key for column in COLUMNS]
+    sides = {
+        row.side: {
+            "values": dict(zip(columns, row.values, strict=True)),
+            "spread": dict(zip(columns, row.spread, strict=True)),
+        }
+        for row in paper_rows(found)
+    }
+    verdicts = {
+        column.key: found.verdicts[column.figure]
+        for column in COLUMNS
+        if column.figure in found.verdicts
+    }
+    whole = {str(verdict.get("whole")): verdict for verdict in found.verdicts.values()}
+    for column in COLUMNS:
+        if column.key not in verdicts and column.figure in whole:
+            verdicts[column.key] = whole[column.figure]
+    write_json(
+        job.path(root),
+        {"sides": sides, "verdicts": verdicts, "findings": found.findings, "dtypes": found.dtypes},
+    )
+
+
+@_do.register
+def _overlap(job: Overlapping, root: Path) -> None:
+    first = next(iter(job.runs.values()))
+    found = compare_supports(
+        first.recipe.student.path,
+        {name: str(RunDir(run.path(root)).checkpoint) for name, run in job.runs.items()},
+        dtype=COMPARED,
+    )
+    write_json(job.path(root), found.as_json())
+
+
+@_do.register
+def _settle(job: Settling, root: Path) -> None:
+    base = open_tensors(job.student)
+    steps = sorted(job.masks)
+    last = Mask.load(job.masks[steps[-1]].path(root))
+    rows = []
+    for step in steps[:-1]:
+        overlap = together(overlaps([Mask.load(job.masks[step].path(root)), last], base)[0, 1])
+        rows.append(
+            {
+                "steps": step,
+                "density": last.density(),
+                "jaccard": overlap.jaccard,
+                "coverage": overlap.coverage,
+                "null": overlap.null,
+            }
+        )
+    write_json(job.path(root), rows)
+
+
+@_do.register
+def _price(job: Pricing, root: Path) -> None:
+    """Count what was trained, what training holds at its peak, and the bytes that ship it."""
+    run, recipe = RunDir(job.run.path(root)), job.run.recipe
+    mask = Mask.load(run.mask) if run.mask.exists() else None
+    total = sum(
+        weights.shape(name).numel()
+        for weights in [open_tensors(str(run.checkpoint))]
+        for name in weights.keys()
+    )
+    shipped = _bytes(run.checkpoint)
+    trainable, memory = total, None
+    peft = run.path / "adapter"
+    if mask is not None:
+        trainable = mask.count()
+        folder = job.path(root).with_suffix(".part")
+        shutil.rmtree(folder, ignore_errors=True)
+        extract(resolve_path(recipe.student.path), str(run.checkpoint), folder, mask=mask)
+        shipped = _bytes(folder)
+        shutil.rmtree(folder)
+    elif peft.is_dir():
+        shipped = _bytes(peft)
+        trainable = _numel(peft)
+    if not peft.is_dir():
+        report = check_recipe(Request(recipe=recipe, mask=mask, output=root))
+        memory = None if report.memory is None else report.memory.peak
+    write_json(
+        job.path(root),
+        {"trainable": trainable, "peak_bytes": memory, "shipped_bytes": shipped, "total": total},
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _numel(adapter: Path) -> int:
+    """Return the trainable weights of a PEFT adapter; SHiRA's indices are not trained."""
+    found: dict[str, Any] = asdict(RunDir(adapter.parent).read_facts())
+    return int((found.get("adapter") or {}).get("k", 0))
