@@ -59,11 +59,12 @@ def compare(
         sys.stdout.write("---\n" + comparison.to_yaml())
     from sparseopd.comparison import run as work
     from sparseopd.comparison.show import plan_table
-    from sparseopd.report import comparison_answer, comparison_tables, write_comparison
+    from sparseopd.report import comparison_tables, write_comparison
+    from sparseopd.report.comparison_answer import comparison_answer
 
     found = work.plans(comparison)
-    say("timing a few steps of every study…")
-    paces = work.measure_pace(found, comparison)
+    say("planning: a few steps of every study are timed first")
+    paces = work.measure_pace(found, comparison, folder)
     rows = [work.expected(plan, paces[plan.name], folder) for plan in found]
     console.print(plan_table(rows, work.workers_of(comparison)[0]))
     if dry_run:

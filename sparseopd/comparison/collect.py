@@ -70,7 +70,8 @@ def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
     source = {seed: read(job, root) for seed, job in outcome.sources.items()}
     first = next(iter(source.values()))
     prompts = len(first["right"] or first["kl"])
-    score = partial(scored, samples=recipe.evaluate.samples, prompts=prompts)
+    graded = first["right"] is not None
+    score = partial(scored, samples=recipe.evaluate.samples, prompts=prompts, graded=graded)
     measured = {
         name: score({seed: read(job, root) for seed, job in arm.tests.items()})
         for name, arm in outcome.arms.items()

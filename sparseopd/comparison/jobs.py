@@ -19,12 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from sparseopd.recipe import Recipe
 
@@ -248,7 +246,7 @@ class Pricing(Job):
 
 def _said(recipe: Recipe) -> Any:
     """Return what a recipe says; a setting that is not there says nothing, whichever version knows it."""
-    return _without_none(yaml.safe_load(recipe.to_yaml()))
+    return _without_none(asdict(recipe))
 
 
 def _without_none(value: Any) -> Any:

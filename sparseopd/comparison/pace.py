@@ -1,4 +1,4 @@
-"""How long a comparison will take: from the times of what is done, else from a few timed steps.
+"""How long a comparison will take, from a few timed steps of every study.
 
 OUT/times.json    seconds of every job that was done here, by its name
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sparseopd.artifacts import RunDir, read_json, write_json
@@ -16,6 +16,7 @@ from sparseopd.comparison.jobs import Job, Measuring, Training
 from sparseopd.recipe import Recipe
 
 TIMES = "times.json"
+PACES = "pace.json"
 TIMED_STEPS = 6
 TIMED_PROMPTS = 32
 OTHERS = 4.0
@@ -74,6 +75,17 @@ def timed(recipe: Recipe, validation: int) -> Pace:
         elapsed = time.monotonic() - started
         kl = found["kl"] or found["right"] or [0]
     return Pace(start=start, step=step, prompt=elapsed / len(kl))
+
+
+def read_paces(root: Path) -> dict[str, Pace]:
+    """Return what an earlier start timed; nothing in a new folder."""
+    file = root / PACES
+    return {name: Pace(**one) for name, one in read_json(file).items()} if file.is_file() else {}
+
+
+def write_paces(root: Path, paces: Mapping[str, Pace]) -> None:
+    """Keep what was timed."""
+    write_json(root / PACES, {name: asdict(pace) for name, pace in paces.items()})
 
 
 def read_times(root: Path) -> dict[str, float]:

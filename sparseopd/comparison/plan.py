@@ -150,15 +150,23 @@ class StudyPlan:
         steps = [*run.recipe.train.snapshots, run.recipe.train.steps]
         return {step: self.choosing(Chosen(density=density, steps=step), seed) for step in steps}
 
+    @cached_property
+    def _recipes(self) -> dict[tuple[str, ...], Recipe]:
+        """Recipes by their further settings; reading YAML a thousand times takes a minute."""
+        return {}
+
     def _recipe(self, settings: Sequence[str]) -> Recipe:
-        recipe = recipe_of(self.study, settings)
-        data = replace(recipe.data, limit=self.train_rows - self.validation)
-        return replace(recipe, data=data)
+        key = tuple(settings)
+        if key not in self._recipes:
+            recipe = recipe_of(self.study, settings)
+            data = replace(recipe.data, limit=self.train_rows - self.validation)
+            self._recipes[key] = replace(recipe, data=data)
+        return self._recipes[key]
 
     def _snapshots(self, name: str, asked: Exploration) -> set[int]:
         masks = [arm.mask for arm in self.study.arms.values() if arm.mask is not None]
         uses = [mask for mask in masks if mask.of == name]
-        steps = recipe_of(self.study).discover.steps
+        steps = self.recipe.discover.steps
         return {*asked.snapshots, *(mask.steps or steps for mask in uses)}
 
     def _seed_after(self, seed: int, further: int) -> int:

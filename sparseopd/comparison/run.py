@@ -2,7 +2,7 @@
 
     OUT/comparison.yaml     the resolved comparison
     OUT/runs, masks, measures, analyses, overlaps, agreements, costs    a file or folder for each job
-    OUT/times.json          what each took
+    OUT/pace.json           what was timed to plan it; times.json, what each job took
     OUT/comparison.json     Results; report.html and csv/ beside it
 
 Whatever is finished is never done again: start it once more after a crash, or with more arms or seeds.
@@ -27,7 +27,14 @@ from sparseopd.comparison.courses import (
 )
 from sparseopd.comparison.foreman import Foreman
 from sparseopd.comparison.jobs import Job, Pricing
-from sparseopd.comparison.pace import Pace, read_times, timed, write_times
+from sparseopd.comparison.pace import (
+    Pace,
+    read_paces,
+    read_times,
+    timed,
+    write_paces,
+    write_times,
+)
 from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.settings import Comparison
 from sparseopd.comparison.tuning import first_rates
@@ -103,8 +110,11 @@ def expected(plan: StudyPlan, pace: Pace, root: Path) -> Expected:
     )
 
 
-def measure_pace(found: list[StudyPlan], comparison: Comparison) -> dict[str, Pace]:
-    """Time a little work of each study in the workers that will do the rest."""
+def measure_pace(found: list[StudyPlan], comparison: Comparison, root: Path) -> dict[str, Pace]:
+    """Time a little work of each study in the workers that will do the rest, unless an earlier start did."""
+    known = read_paces(root)
+    if all(plan.name in known for plan in found):
+        return known
     workers, threads, gpus = workers_of(comparison)
     with pool(workers, threads, gpus) as executor:
         asked = {plan.name: executor.submit(timed, plan.recipe, plan.validation) for plan in found}
@@ -125,6 +135,7 @@ def compare(
     with only_one(root):
         with written_whole(root / RESOLVED) as temporary:
             temporary.write_text(comparison.to_yaml(), encoding="utf-8")
+        write_paces(root, paces)
         workers, threads, gpus = workers_of(comparison)
         tally = _Tally(root, found, paces, progress)
         with pool(workers, threads, gpus) as executor:

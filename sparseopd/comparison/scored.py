@@ -38,9 +38,10 @@ class Scored:
         return None if self.correct is None else pass_at_k(self.correct, k)
 
 
-def scored(found: Mapping[int, dict[str, Any]], samples: int, prompts: int) -> Scored:
+def scored(
+    found: Mapping[int, dict[str, Any]], *, samples: int, prompts: int, graded: bool
+) -> Scored:
     """Read the measurements of one arm, by seed."""
-    graded = any(one.get("right") is not None for one in found.values())
     compared = all(one.get("kl") is not None for one in found.values())
     rows = [one.get("right") or [0] * prompts for one in found.values()]
     correct = np.arange(samples) < np.array(rows)[:, :, None] if graded else None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
 
 from sparseopd.adapter_files.extract import extract
 from sparseopd.analysis.agreement import agreement
@@ -35,7 +33,7 @@ from sparseopd.feasibility import check_recipe
 from sparseopd.feasibility.request import Request
 from sparseopd.masks import Mask, select
 from sparseopd.masks.overlap import overlaps, together
-from sparseopd.pairs import open_tensors, resolve_path
+from sparseopd.pairs import open_tensors
 from sparseopd.selection import build
 
 COMPARED = "bfloat16"
@@ -183,38 +181,36 @@ def _price(job: Pricing, root: Path) -> None:
     """Count what was trained, what training holds at its peak, and the bytes that ship it."""
     run, recipe = RunDir(job.run.path(root)), job.run.recipe
     mask = Mask.load(run.mask) if run.mask.exists() else None
-    total = sum(
-        weights.shape(name).numel()
-        for weights in [open_tensors(str(run.checkpoint))]
-        for name in weights.keys()
-    )
-    shipped = _bytes(run.checkpoint)
-    trainable, memory = total, None
-    peft = run.path / "adapter"
-    if mask is not None:
-        trainable = mask.count()
-        folder = job.path(root).with_suffix(".part")
-        shutil.rmtree(folder, ignore_errors=True)
-        extract(resolve_path(recipe.student.path), str(run.checkpoint), folder, mask=mask)
-        shipped = _bytes(folder)
-        shutil.rmtree(folder)
-    elif peft.is_dir():
-        shipped = _bytes(peft)
-        trainable = _numel(peft)
-    if not peft.is_dir():
+    student = open_tensors(recipe.student.path)
+    total = sum(student.shape(name).numel() for name in student.keys())
+    adapter = (run.read_facts().adapter or {}) if run.facts.exists() else {}
+    trainable = mask.count() if mask is not None else adapter.get("k", total)
+    memory = None
+    if not adapter:
         report = check_recipe(Request(recipe=recipe, mask=mask, output=root))
         memory = None if report.memory is None else report.memory.peak
-    write_json(
-        job.path(root),
-        {"trainable": trainable, "peak_bytes": memory, "shipped_bytes": shipped, "total": total},
-    )
+    price = {
+        "trainable": trainable,
+        "total": total,
+        "peak_bytes": memory,
+        "shipped_bytes": _shipped(run, mask, job.path(root)) if run.facts.exists() else None,
+    }
+    write_json(job.path(root), price)
+
+
+def _shipped(run: RunDir, mask: Mask | None, beside: Path) -> int:
+    """Return the bytes of weights that carry what a run learned: an adapter's, or a checkpoint's."""
+    if (run.path / "adapter").is_dir():
+        return _bytes(run.path / "adapter")
+    if mask is None:
+        return _bytes(run.checkpoint)
+    folder = beside.with_suffix(".part")
+    shutil.rmtree(folder, ignore_errors=True)
+    extract(mask.provenance.base, str(run.checkpoint), folder, mask=mask)
+    shipped = _bytes(folder)
+    shutil.rmtree(folder)
+    return shipped
 
 
 def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def _numel(adapter: Path) -> int:
-    """Return the trainable weights of a PEFT adapter; SHiRA's indices are not trained."""
-    found: dict[str, Any] = asdict(RunDir(adapter.parent).read_facts())
-    return int((found.get("adapter") or {}).get("k", 0))

@@ -31,8 +31,19 @@ class RecipeTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, *inputs: Any, **settings: Any) -> Tensor:
-        """Run one forward and backward. Raises `TrainingError` if the loss is not finite."""
-        loss = super().training_step(*inputs, **settings)
+        """Sample if it is time, and run one forward and backward.
+
+        Raises `TrainingError` if the loss, or a probability to sample by, is not finite.
+        """
+        try:
+            loss = super().training_step(*inputs, **settings)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise TrainingError(
+                f"the student's probabilities are not finite at step {self.state.global_step + 1}: nothing "
+                "was saved; lower optimizer.lr, or check its weights"
+            ) from error
         if not torch.isfinite(loss).all():
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}: nothing was saved; "
