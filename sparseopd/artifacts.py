@@ -5,11 +5,10 @@
       run.json            RunFacts: which stage, versions, times, mask, final figures
       metrics.jsonl       one line a logged step
       completions.jsonl   some of what the student wrote, every few steps
-      mask.safetensors    (discover) the mask; delta.json beside it sums up the update it came from
-                          (train --mask keeps a copy of the mask it trained)
+      mask.safetensors    (discover, train --mask) the mask; delta.json sums up the update it came from
       stability.jsonl     (discover) how the mask settled; masks/step-N.safetensors the snapshots kept,
                           saliency/ the scores of the selector saliency
-      checkpoint/         (train) the trained student, as `from_pretrained` loads it
+      checkpoint/         (train) the trained student; adapter/ what train.peft merged into it
       snapshots/step-N/   (train) the student after step N, likewise
       started.json        (until it ends) its stage and name; resume/ the last state to go on from
       scores.json         (evaluate) Scores; report.html beside it
@@ -100,7 +99,7 @@ class RunFacts:
     """What a finished run says of itself in `run.json`."""
 
     kind: str
-    """"discover", "full" (on-policy, without a mask), "contrast" (another kind without one) or "masked"."""
+    """"discover", "full" (on-policy), "contrast" (other kinds), "masked", "lora" or "shira"."""
     name: str
     """The name it goes by in tables: the recipe's, or what the command line gave."""
     student: str
@@ -111,6 +110,8 @@ class RunFacts:
     seconds: float
     mask: dict[str, Any] | None = None
     """For masked runs: file, k, density, selector and the mask's hash."""
+    adapter: dict[str, Any] | None = None
+    """For runs of train.peft: type, rank, alpha, layers, k (trainable weights), density (their share)."""
     final: dict[str, Any] = field(default_factory=dict)
     """Figures of the last logged step."""
     notes: list[str] = field(default_factory=list)
@@ -134,6 +135,7 @@ class RunDir:
         self.teacher_completions = self.path / "teacher.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoint = self.path / "checkpoint"
+        self.adapter = self.path / "adapter"
         self.snapshots = self.path / "snapshots"
         self.started = self.path / "started.json"
         self.resume = self.path / "resume"
@@ -255,7 +257,7 @@ class ArmScores:
 
     name: str
     kind: str
-    """"source", "teacher", "full", "contrast", "masked" or "model"."""
+    """"source", "teacher", "full", "contrast", "masked", "lora", "shira" or "model"."""
     path: str
     accuracy: Interval | None
     """mean@n over prompts and samples, 0…1; None when no grader applies."""
@@ -294,6 +296,8 @@ class Scores:
     settings: dict[str, Any]
     """prompts, samples, seed, grader, temperature, max_new_tokens, student, teacher, versions."""
     arms: list[ArmScores]
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of public benchmarks (`benchmark_scores.BenchmarkScore`), where any were run."""
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -308,7 +312,7 @@ class Scores:
                 ArmScores(**{key: _interval(item) for key, item in arm.items()})
                 for arm in value["arms"]
             ]
-            return cls(name=value["name"], settings=value["settings"], arms=arms)
+            return cls(**{**value, "arms": arms})
         except (TypeError, KeyError) as error:
             raise RunFolderError(f"{path} does not hold scores ({error})") from error
 

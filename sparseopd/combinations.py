@@ -13,6 +13,7 @@ from sparseopd.settings.objective import (
     check_rollout,
     check_support,
 )
+from sparseopd.settings.peft import check_peft
 
 if TYPE_CHECKING:
     from sparseopd.recipe import Discover, Recipe, Train
@@ -35,6 +36,7 @@ def check_combinations(recipe: Recipe) -> None:
             "masters hold: set student.dtype to bfloat16 or drop it"
         )
     _check_snapshots("train", recipe.train)
+    _check_adapter(recipe)
     _check_discovery(recipe.discover)
     if recipe.discover.saliency == "momentum" and optimizer.name not in ("adamw", "adam"):
         raise RecipeError(
@@ -106,6 +108,24 @@ def _check_optimizer(optimizer: Optimizer) -> None:
             raise RecipeError(
                 f"optimizer.groups.{place} changes nothing: give it match, and lr or weight_decay"
             )
+
+
+def _check_adapter(recipe: Recipe) -> None:
+    """Refuse what cannot be done while an adapter stands beside the weights."""
+    peft = recipe.train.peft
+    if peft is None:
+        return
+    check_peft(peft)
+    if recipe.train.snapshots:
+        raise RecipeError(
+            "train.snapshots keeps weights, and train.peft merges its adapter into them only at the end: "
+            "drop one of them"
+        )
+    if recipe.rollout.vllm is not None:
+        raise RecipeError(
+            f"rollout.vllm={recipe.rollout.vllm} would sample without the adapter of train.peft: drop one "
+            "of them"
+        )
 
 
 def _check_discovery(discover: Discover) -> None:

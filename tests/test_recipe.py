@@ -116,6 +116,7 @@ def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path
         for path in sorted(Path(__file__).parent.parent.glob("recipes/**/*.yaml"))
         if path.parent.name != "accelerate"  # launch configurations, which Accelerate reads
+        and "studies:" not in path.read_text()  # comparisons, which name recipes
     ],
     ids=lambda p: p.stem,
 )
@@ -124,6 +125,12 @@ def test_shipped_recipes_load(path: Path) -> None:
     assert loaded.discover.steps * 4 <= loaded.train.steps
     assert recipe.find(path.stem) == path
     assert loaded.name == path.stem
+
+
+def test_a_comparison_is_told_from_a_recipe() -> None:
+    path = Path(__file__).parent.parent / "recipes" / "tiny" / "paper.yaml"
+    with pytest.raises(RecipeError, match="is a comparison, no recipe: run it with sparseopd compare"):
+        recipe.load(path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from sparseopd.artifacts import RunDir, RunFacts, versions, written_whole
@@ -17,6 +18,7 @@ def record(
     name: str,
     seconds: float,
     mask: Mask | None,
+    adapter: dict[str, Any] | None = None,
     steps: int = 0,
     lr: float = 0.0,
     final: dict[str, Any] | None = None,
@@ -33,9 +35,10 @@ def record(
         seed=recipe.seed,
         seconds=seconds,
         mask=None if mask is None else describe(mask, run),
+        adapter=adapter,
         final=final or {},
         notes=notes or [],
-        versions=versions(),
+        versions=versions() | ({} if adapter is None else {"peft": version("peft")}),
     )
     run.write_facts(facts)
 

@@ -30,7 +30,7 @@ def optimizer_class(name: Name) -> type[torch.optim.Optimizer]:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer over the whole model, or over the mask's k-vectors."""
+    """Build the recipe's optimizer over all that is not frozen, or over the mask's k-vectors."""
     settings = recipe.optimizer
     kind = optimizer_class(settings.name)
     options: dict[str, Any] = {"weight_decay": settings.weight_decay}
@@ -40,7 +40,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module, mask: Mask | None) -> torc
     if settings.momentum is not None:
         options["momentum"] = settings.momentum
     if mask is None:
-        return kind(grouped(model, own_names(model), _groups(settings)), **options)
+        trained = {name: one for name, one in own_names(model).items() if one.requires_grad}
+        return kind(grouped(model, trained, _groups(settings)), **options)
     return MaskedOptimizer(
         model,
         mask,
@@ -84,7 +85,7 @@ def check_sampling(recipe: Recipe, model: nn.Module, mask: Mask) -> None:
 
 
 def learning_rate(settings: Optimizer, *, masked: bool) -> float:
-    """Return the learning rate of a full or of a masked run."""
+    """Return the learning rate of a masked run, or of any other."""
     return settings.masked_lr if masked and settings.masked_lr is not None else settings.lr
 
 

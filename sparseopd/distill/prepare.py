@@ -122,7 +122,14 @@ def _load_teacher(recipe: Recipe, name: str, teacher: Teacher) -> LoadedTeacher:
 
 
 def require_masters(recipe: Recipe, what: str) -> None:
-    """Raise `RecipeError` where all weights would be trained in a dtype that loses small updates."""
+    """Raise `RecipeError` where all weights are to be trained, and would not be, or not well.
+
+    That is in a dtype that loses small updates, or with an adapter asked for in their place.
+    """
+    if recipe.train.peft is not None:
+        raise RecipeError(
+            f"{what} trains all weights and train.peft asks for an adapter: set train.peft to null"
+        )
     if recipe.student.dtype != "float32":
         raise RecipeError(
             f"{what} needs fp32 masters and student.dtype is {recipe.student.dtype}: set it to "

@@ -132,9 +132,13 @@ def find_stopped(run: RunDir, stage: Stage) -> Stopped:
 
 
 def reopen(run: RunDir, stopped: Stopped) -> tuple[Recipe, Prepared]:
-    """Load the recipe and, with the weights of its last state, what is trained; drop later metrics."""
+    """Load the recipe and, with the weights of its last state, what is trained; drop later metrics.
+
+    Where an adapter is trained, the weights are the source's still, and it is for its own callback to
+    take it up.
+    """
     recipe = recipes.load(run.recipe)
-    prepared = prepare(recipe, stopped.checkpoint)
+    prepared = prepare(recipe, None if recipe.train.peft else stopped.checkpoint)
     if processes.is_main():
         write_rows(run.metrics, [row for row in run.read_metrics() if row["step"] <= stopped.step])
         kept = [row for row in read_rows(run.completions) if row["step"] < stopped.step]

@@ -1,11 +1,12 @@
-"""`train`: OPD from the source weights, in full or only at a mask's coordinates.
+"""`train`: OPD from the source weights, in full, only at a mask's coordinates, or of an adapter.
 
     sparseopd train RECIPE [--mask RUN/mask.safetensors] [--snapshots 5,10,25] -o RUN2
     sparseopd train RUN2 --resume
 
 A masked run starts from the source again (weights, optimizer, schedule), trains k-vectors only, and
 ends by comparing the written checkpoint with the source: every coordinate off the mask must have its
-bits, or the run fails.
+bits, or the run fails. With `train.peft` an adapter of PEFT's is trained in the weights' place, as a
+control arm.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from sparseopd.distill.optimizer import (
     check_sampling,
     learning_rate,
 )
+from sparseopd.distill.peft_arm import AdapterKeeper, Attached, attach, check_adapter, finish
 from sparseopd.distill.prepare import Prepared, prepare, require_masters
 from sparseopd.distill.resume import (
     NothingLeft,
@@ -74,9 +77,12 @@ def train(
     """
     run = new_run(output)
     started = time.monotonic()
-    if mask is None:
+    if recipe.train.peft is not None:
+        check_adapter(recipe, masked=mask is not None)
+    elif mask is None:
         require_masters(recipe, "a full run")
     prepared = prepare(recipe)
+    adapter = _attach(recipe, prepared)
     check_groups(recipe.optimizer, prepared.student)
     if mask is not None:
         _check_mask(recipe, prepared, mask)
@@ -87,7 +93,9 @@ def train(
         if mask is not None:
             mask.save(run.mask)
         mark_started(run, "train", name)
-    return _train_and_record(recipe, prepared, run, mask, name, started, progress)
+    return _train_and_record(
+        _Training(recipe, prepared, run, mask, adapter, name, started), progress
+    )
 
 
 def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
@@ -101,8 +109,11 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> RunDir:
     stopped = find_stopped(run, "train")
     recipe, prepared = reopen(run, stopped)
     mask = Mask.load(run.mask) if run.mask.exists() else None
+    adapter = _attach(recipe, prepared)
     return _train_and_record(
-        recipe, prepared, run, mask, stopped.name, started, progress, stopped.checkpoint
+        _Training(recipe, prepared, run, mask, adapter, stopped.name, started),
+        progress,
+        stopped.checkpoint,
     )
 
 
@@ -111,51 +122,84 @@ def new_run(output: str | Path) -> RunDir:
     return RunDir.unused(output) if processes.is_main() else RunDir(output)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One run: what is trained, and what it is called."""
+
+    recipe: Recipe
+    prepared: Prepared
+    run: RunDir
+    mask: Mask | None
+    adapter: Attached | None
+    name: str | None
+    started: float
+    """When, on the monotonic clock."""
+
+    @property
+    def kind(self) -> str:
+        """Return what `RunFacts` calls it."""
+        if self.adapter is not None:
+            return self.adapter.facts["type"]
+        if self.mask is not None:
+            return "masked"
+        return "contrast" if self.recipe.objective.kind in CONTRASTS else "full"
+
+    @property
+    def default_name(self) -> str:
+        """Return what tables call it if it was given no name."""
+        if self.adapter is not None:
+            return self.adapter.label
+        if self.mask is not None:
+            return _mask_name(self.mask)
+        kind = self.recipe.objective.kind
+        return kind if kind in CONTRASTS else "full"
+
+
+def _attach(recipe: Recipe, prepared: Prepared) -> Attached | None:
+    """Put the adapter into the student, if the recipe has one, and note its size."""
+    peft = recipe.train.peft
+    if peft is None:
+        return None
+    adapter = attach(recipe, prepared.student)
+    prepared.notes.append(adapter.note(peft.k))
+    return adapter
+
+
 def _train_and_record(
-    recipe: Recipe,
-    prepared: Prepared,
-    run: RunDir,
-    mask: Mask | None,
-    name: str | None,
-    started: float,
-    progress: Progress | None,
-    checkpoint: Path | None = None,
+    training: _Training, progress: Progress | None, checkpoint: Path | None = None
 ) -> RunDir:
+    recipe, prepared, run = training.recipe, training.prepared, training.run
+    keepers = [] if training.adapter is None else [AdapterKeeper(training.adapter)]
     log = run_training(
-        recipe, prepared, run, steps=recipe.train.steps, mask=mask, stage="train",
+        recipe, prepared, run, steps=recipe.train.steps, mask=training.mask, stage="train",
         progress=progress, checkpoint=checkpoint,
-        callbacks=[Snapshots(recipe.train.snapshots, prepared, run)],
+        callbacks=[Snapshots(recipe.train.snapshots, prepared, run), *keepers],
     )  # fmt: skip
     if processes.is_main():
-        _write(recipe, prepared, run, mask, name, started, log)
+        _write(training, log)
     processes.wait()
     return run
 
 
-def _write(
-    recipe: Recipe,
-    prepared: Prepared,
-    run: RunDir,
-    mask: Mask | None,
-    name: str | None,
-    started: float,
-    log: RunLog,
-) -> None:
+def _write(training: _Training, log: RunLog) -> None:
     """Write the trained checkpoint, check it off the mask, and end the run."""
+    recipe, prepared, run = training.recipe, training.prepared, training.run
+    mask, adapter = training.mask, training.adapter
+    if adapter is not None:
+        finish(adapter, run.adapter)
     save_checkpoint(prepared.student, prepared.processor, run.checkpoint, prepared.stored_dtype)
     if mask is not None:
         _check_off_mask(recipe, prepared, run, mask)
-    kind = recipe.objective.kind
-    whole = kind if kind in CONTRASTS else "full"
     record(
         run,
         recipe,
-        kind="masked" if mask is not None else "full" if whole == "full" else "contrast",
-        name=name or (whole if mask is None else _mask_name(mask)),
+        kind=training.kind,
+        name=training.name or training.default_name,
         steps=recipe.train.steps,
         lr=learning_rate(recipe.optimizer, masked=mask is not None),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - training.started,
         mask=mask,
+        adapter=None if adapter is None else adapter.facts,
         final=last_row(log, run),
         notes=prepared.notes,
     )

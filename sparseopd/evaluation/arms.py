@@ -22,7 +22,7 @@ class Arm:
 
     name: str
     kind: str
-    """"source", "teacher", "full", "masked" or "model"."""
+    """"source", "teacher", "full", "contrast", "masked", "lora", "shira" or "model"."""
     path: str
     """The checkpoint's folder, hub id or `bundled:` name."""
     run: RunDir | None = None
@@ -109,7 +109,7 @@ def training_record(arm: Arm) -> TrainingRecord:
     facts = arm.run.read_facts()
     mask = _mask(arm.run, facts)
     return TrainingRecord(
-        density=facts.mask["density"] if facts.mask else None,
+        density=(facts.mask or facts.adapter or {}).get("density"),
         lr=facts.lr,
         steps=facts.steps,
         seconds=facts.seconds,

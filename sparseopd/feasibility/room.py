@@ -13,12 +13,16 @@ TIGHT = 0.9
 
 
 def find_memory(subject: Subject) -> Estimate | None:
-    """Return what the run needs; None where a model or the device is not known."""
-    return None if subject.plan is None else estimate(subject.plan)
+    """Return what the run needs; None where a model or the device is not known, or for an adapter."""
+    if subject.plan is None or subject.recipe.train.peft is not None:
+        return None
+    return estimate(subject.plan)
 
 
 def check_memory(subject: Subject) -> list[Finding]:
     """Compare the peak with the device, and name what lowers it where it is near or above."""
+    if subject.recipe.train.peft is not None:
+        return [_of_adapter(subject)]
     found, device, plan = find_memory(subject), subject.device, subject.plan
     if found is None or device is None or plan is None:
         return [Finding("unknown", "memory", "not checked: it depends on the sizes of all models")]
@@ -32,6 +36,22 @@ def check_memory(subject: Subject) -> list[Finding]:
     return [
         Finding("error", "memory", f"it does not fit: {said}{advice or ': use a larger device'}")
     ]
+
+
+def _of_adapter(subject: Subject) -> Finding:
+    """Return what can be said of a run of train.peft."""
+    if subject.request.masked:
+        return Finding(
+            "error",
+            "memory",
+            "train.peft trains an adapter in place of a mask: check without --mask and --density, or set "
+            "train.peft to null",
+        )
+    return Finding(
+        "unknown",
+        "memory",
+        "not checked: what PEFT's layers take is not known; set train.peft to null for that of a full run",
+    )
 
 
 PHASES = {

@@ -13,6 +13,7 @@ from sparseopd.feasibility.memory import Estimate
 from sparseopd.feasibility.plan import Plan
 from sparseopd.feasibility.room import PHASES
 from sparseopd.feasibility.sizes import parameters, readable
+from sparseopd.settings.peft import PEFT_LABELS
 
 WORDS: dict[Level, tuple[str, str]] = {
     "ok": ("ok", "green"),
@@ -73,6 +74,8 @@ def _add(table: Table, title: str, items: dict[str, int], total: int, style: str
 def _title(report: Report) -> Text:
     subject = report.subject
     run = "a masked run" if subject.request.masked else "a full run"
+    if subject.recipe.train.peft is not None:
+        run = f"a run of {PEFT_LABELS[subject.recipe.train.peft.type]}"
     device = subject.device.label if subject.device else "an unknown device"
     return Text(f"{subject.recipe.name}: {run} on {device}", style="bold")
 

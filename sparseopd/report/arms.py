@@ -24,6 +24,8 @@ LOOKS = {
     "full": Look("#0072b2", "o"),
     "masked": Look("#d55e00", "D"),
     "random": Look("#e69f00", "v"),
+    "lora": Look("#56b4e9", "h"),
+    "shira": Look("#56b4e9", "p"),
     "model": Look("#cc79a7", "P"),
 }
 

@@ -135,7 +135,9 @@ def _without_mask(scores: Scores) -> list[str]:
         for arm in graded[:MOST_CLAUSES]
     )
     left_out = _left_out(len(graded) - MOST_CLAUSES)
-    return [f"Accuracy: {listed}.", *left_out, "No trained run was evaluated."]
+    trained = any(arm.kind in ("contrast", "lora", "shira") for arm in graded)
+    what = "masked" if trained else "trained"
+    return [f"Accuracy: {listed}.", *left_out, f"No {what} run was evaluated."]
 
 
 def _without_grader(scores: Scores) -> list[str]:

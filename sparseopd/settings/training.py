@@ -7,6 +7,7 @@ from typing import Literal
 
 from sparseopd.ranges import Confidence, Count, CountOrZero, Fraction, Seed
 from sparseopd.selection import Selection
+from sparseopd.settings.peft import Peft
 
 Sink = Literal["tensorboard", "wandb", "trackio"]
 
@@ -42,6 +43,9 @@ class Train:
     Default: all of it at once."""
     freeze: list[str] = field(default_factory=list)
     """Parameters that stay as they are: name patterns, or blocks (vision, embedding, …)."""
+    peft: Peft | None = None
+    """`train` trains this adapter in place of the weights, and merges it into the checkpoint; the
+    adapter itself is kept in `adapter`. Nothing else takes it: no mask, no discovery."""
     gradient_checkpointing: bool = False
     bf16: bool | None = None
     """Autocast to bfloat16. Default: on a GPU that has it, off on the CPU."""
