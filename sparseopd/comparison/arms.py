@@ -44,7 +44,8 @@ class Arm:
     density: Fraction = 0.1
     """lora, shira: as many trainable weights as a mask of this density."""
     lr: Positive | None = None
-    """Where tuning starts. Default: the recipe's lr; of masked arms, its masked_lr."""
+    """Where tuning starts. Default: the recipe's lr; of masked arms and SHiRA, its masked_lr; of LoRA, ten
+    times the lr."""
     rates: list[Positive] = field(default_factory=list)
     """Learning rates to try, in place of tuning."""
     reordered: bool = False

@@ -16,6 +16,8 @@ OTHER_ORDER = 1000
 """Added to the seed of a run that is to see other data and rollouts than its mask's."""
 TEST_SPACING = 100_000
 """Between the sampling seeds of two training seeds: more than the batches of an evaluation."""
+TIMES_FULL = 10.0
+"""LoRA's best learning rate over that of full training, as usually found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +88,13 @@ class StudyPlan:
     def training(self, name: str, arm: Arm, lr: float, seed: int) -> Training:
         """Return an arm's run at one learning rate."""
         recipe = self._recipe(arm.settings)
-        optimizer = recipe.optimizer
-        key = "masked_lr" if arm.kind == "masked" else "lr"
-        train = recipe.train
         if arm.kind in ("lora", "shira"):
             peft = {"type": arm.kind, "k": round(arm.density * self.numel)}
             recipe = self._recipe([*arm.settings, f"train.peft={peft}"])
-            train = recipe.train
+        key = "masked_lr" if arm.kind == "masked" else "lr"
         recipe = replace(
             recipe,
-            optimizer=replace(optimizer, **{key: lr}),
-            train=train,
+            optimizer=replace(recipe.optimizer, **{key: lr}),
             seed=seed + OTHER_ORDER * arm.reordered,
         )
         mask = None if arm.mask is None else self.choosing(arm.mask, seed)
@@ -141,8 +139,13 @@ class StudyPlan:
     def start(self, arm: Arm) -> float:
         """Return the learning rate that tuning starts from."""
         optimizer = self._recipe(arm.settings).optimizer
-        own = optimizer.masked_lr if arm.kind == "masked" else None
-        return arm.lr or own or optimizer.lr
+        own = {
+            "full": optimizer.lr,
+            "masked": optimizer.masked_lr or optimizer.lr,
+            "shira": optimizer.masked_lr or optimizer.lr,
+            "lora": TIMES_FULL * optimizer.lr,
+        }
+        return arm.lr or own[arm.kind]
 
     def settling(self, seed: int, density: float) -> dict[int, Choosing]:
         """Return the masks after every snapshot of the recipe's own exploration, by step."""
