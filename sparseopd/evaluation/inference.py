@@ -32,6 +32,7 @@ class Finding:
     """First arm minus second, with its interval over seeds and prompts."""
     p: float
     df: float
+    """Of the standard error (Satterthwaite), to be read; p is of `CrossedMean.p_above`."""
     margin: float | None = None
     """What counts as equivalent; None for tests of superiority and of any difference."""
     adjusted: float | None = None
@@ -55,8 +56,8 @@ def estimate(
 
     Seeds and prompts are resampled independently of each other (Owen 2007, the pigeonhole bootstrap).
     Few seeds resampled stray too little (Hesterberg 2015, narrowness bias), so the resampled means are
-    stretched about the mean until they stray as `crossed_mean` says they must, with the t quantile of
-    its degrees of freedom. With one seed only prompts are resampled.
+    stretched about the mean until the interval is as wide as `CrossedMean.reach` says it must be. With
+    one seed only prompts are resampled.
 
     Args:
         within: the values that a mean can have at all; the interval is cut there.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from sparseopd.evaluation.crossed import crossed_mean
@@ -56,6 +57,40 @@ def test_seeds_that_happen_to_agree_do_not_make_the_error_small() -> None:
     found = crossed_mean(agreeing)
     rest = np.square(agreeing - agreeing.mean(axis=0)).sum() / (2 * 99)
     assert found.error**2 >= rest / 300
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("of_seeds", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("of_prompts", [0.0, 1.0])
+def test_few_seeds_keep_the_level_whatever_the_parts_of_variance(
+    seeds: int, of_seeds: float, of_prompts: float
+) -> None:
+    drawn = [crossed_mean(one) for one in _drawn(seeds, of_seeds, of_prompts, 500)]
+    assert np.mean([abs(one.mean) > one.reach(0.95) for one in drawn]) <= 0.07  # 0.05 + 2 errors
+
+
+def test_one_number_of_degrees_of_freedom_would_not() -> None:
+    drawn = [crossed_mean(one) for one in _drawn(2, 0.5, 1.0, 500)]
+    found = [abs(one.mean) > one.error * student.ppf(0.975, one.df) for one in drawn]
+    assert np.mean(found) > 0.07
+
+
+def _drawn(seeds: int, of_seeds: float, of_prompts: float, times: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(4)
+    sizes = ((seeds, 1, of_seeds), (1, 80, of_prompts), (seeds, 80, 1.0))
+    return [sum(rng.normal(0, size, shape) for *shape, size in sizes) for _ in range(times)]  # pyright: ignore
+
+
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 10**6), st.floats(0.01, 0.999))
+def test_p_is_that_of_the_interval_which_ends_there(
+    seeds: int, prompts: int, seed: int, confidence: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 0.2, (seeds, 1)) + rng.normal(size=(seeds, prompts))
+    found = crossed_mean(values)
+    reach = found.reach(confidence)
+    assert found.p_above(found.mean - reach) == pytest.approx(0.5 - confidence / 2, rel=1e-6)
+    assert found.p_above(found.mean + reach) == pytest.approx(0.5 + confidence / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (3, 5), (3, 1)])

@@ -5,6 +5,8 @@ benchmarks/comparison_power.py does the same with a thousand comparisons of each
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -38,6 +40,19 @@ def test_three_seeds_taken_as_so_many_prompts_would_fail_that() -> None:
         return Finding(difference=inference.estimate(a - b), p=float(2 * norm.sf(abs(z))), df=1)
 
     assert rate(naive, Grader(luck=0.1), lift=0.0, comparisons=100) > 0.05
+
+
+def test_resampling_seeds_and_prompts_without_the_stretch_would_fail_it_too() -> None:
+    """Three seeds resampled stray too little; the stretch makes up for it."""
+
+    def plain(a: PerSeedAndPrompt, b: PerSeedAndPrompt) -> Finding:
+        means = inference._resampled(a - b, 200, seed=0)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return replace(different(a, b), p=float(low <= 0 <= high))
+
+    unlucky = Grader(luck=0.4, prompts=256)
+    assert rate(plain, unlucky, lift=0.0, comparisons=100) > 0.1
+    assert rate(different, unlucky, lift=0.0, comparisons=100) <= 0.05
 
 
 def test_a_planted_difference_of_five_points_is_found() -> None:
