@@ -13,6 +13,7 @@ import numpy as np
 
 from sparseopd.analysis.nulls import KINDS
 from sparseopd.artifacts import Interval, RunDir, versions
+from sparseopd.comparison.arms import OPD, Arm
 from sparseopd.comparison.courses import ArmOutcome, StudyOutcome, read
 from sparseopd.comparison.findings import geometry, overlap_rows, settling_rows, telemetry_rows
 from sparseopd.comparison.plan import StudyPlan
@@ -142,7 +143,7 @@ def _arm(
         name=name,
         kind="contrast" if arm.kind == "full" and kind in CONTRASTS else arm.kind,
         chosen=_chosen(told),
-        found_on=arm.found_on or ("another seed" if arm.mask and arm.mask.seed else ""),
+        found_on=_found_on(arm),
         method=kind,
         optimizer=optimizer_words(run.recipe.optimizer),
         density=price["trainable"] / price["total"] if arm.kind != "full" else None,
@@ -233,6 +234,15 @@ def _chosen(told: ArmOutcome) -> str:
     if mask.selector == "random":
         return LIKE[mask.like]
     return CHOSEN.get(mask.selector, mask.selector)
+
+
+def _found_on(arm: Arm) -> str:
+    """Say where a mask of elsewhere comes from; nothing of a mask of the pair's own exploration."""
+    if arm.mask is None or arm.mask.selector != "topk":
+        return arm.found_on
+    return arm.found_on or (
+        "another seed" if arm.mask.seed else "" if arm.mask.of == OPD else arm.mask.of
+    )
 
 
 def _trials(told: ArmOutcome) -> list[Trial]:
