@@ -13,11 +13,10 @@ from sparseopd import recipe as recipes
 from sparseopd import run_options as options
 from sparseopd.adapter_commands import adapter_app
 from sparseopd.analysis_command import analyze
-from sparseopd.artifacts import RunDir, RunFacts, Scores
+from sparseopd.artifacts import RunDir, RunFacts
 from sparseopd.comparison_command import compare
 from sparseopd.console import (
     console,
-    explain,
     let_one_speak,
     live_progress,
     print_json,
@@ -25,6 +24,7 @@ from sparseopd.console import (
     say,
 )
 from sparseopd.errors import Interrupted, RequestError, SparseOPDError
+from sparseopd.evaluate_command import evaluate, next_free, show_scores
 from sparseopd.mask_commands import mask_app
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app = typer.Typer(
 app.add_typer(mask_app, name="mask")
 app.add_typer(adapter_app, name="adapter")
 app.command()(analyze)
+app.command()(evaluate)
 app.command()(compare)
 
 EXPLAINED = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG)
@@ -64,7 +65,7 @@ def demo(
     folder = output or next_free("demo")
     with live_progress() as progress:
         scores = run_demo(folder, pairs=pairs, seed=seed, steps=steps, progress=progress)
-    _show(scores, folder, json)
+    show_scores(scores, folder, json)
 
 
 @app.command()
@@ -175,48 +176,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    words: options.Arms,
-    output: options.FreeOutput = None,
-    recipe: options.RecipeName = None,
-    source: Annotated[bool, typer.Option(help="Also score the untrained student.")] = True,
-    teacher: Annotated[bool, typer.Option(help="Also score the teacher.")] = True,
-    json: options.Json = False,
-    dry_run: options.DryRun = False,
-) -> None:
-    """Compare runs or models on the same held-out prompts, seeds and samples."""
-    arms = [word for word in words if "=" not in word or Path(word).exists()]
-    overrides = [word for word in words if word not in arms]
-    if not arms:
-        raise RequestError("nothing to evaluate: name at least one run folder or model")
-    given = recipe or next((arm for arm in arms if RunDir.is_run(arm)), None)
-    if given is None:
-        raise RequestError(
-            f"{arms[0]} is not a run folder: give the prompts and teacher with --recipe"
-        )
-    loaded = recipes.load(recipes.find(given), overrides)
-    if dry_run:
-        return _print_recipe(loaded)
-    folder = RunDir.unused(output or next_free("evaluation"))
-    from sparseopd.evaluation import arms_for
-    from sparseopd.evaluation import evaluate as run_evaluate
-    from sparseopd.report import write_report
-
-    chosen = arms_for(
-        [RunDir(arm) if RunDir.is_run(arm) else arm for arm in arms],
-        loaded,
-        source=source,
-        teacher=teacher,
-    )
-    with live_progress() as progress:
-        scores = run_evaluate(chosen, loaded, progress=progress)
-    folder.create()
-    scores.save(folder.scores)
-    write_report([scores], folder.report, title=loaded.name, command=_command())
-    _show([scores], folder.path, json)
-
-
-@app.command()
 def check(
     words: options.Words = None,
     mask: options.CheckedMask = None,
@@ -270,14 +229,6 @@ def main() -> None:
         raise
 
 
-def next_free(name: str) -> Path:
-    """Return NAME-1, or the first such folder that does not exist."""
-    number = 1
-    while Path(f"{name}-{number}").exists():
-        number += 1
-    return Path(f"{name}-{number}")
-
-
 def _resume(stage: str, words: list[str], given: list[Any], dry_run: bool) -> RunDir:
     if len(words) != 1 or dry_run or any(value is not None for value in given):
         raise RequestError(
@@ -312,27 +263,6 @@ def _show_course(run: RunDir) -> RunFacts:
     for note in facts.notes:
         say(note)
     return facts
-
-
-def _show(scores: list[Scores], folder: Path, json: bool) -> None:
-    from sparseopd.report import answer, scores_table
-
-    for one in scores:
-        say(f"\n{one.name}")
-        console.print(scores_table(one))
-        for sentence in answer(one):
-            explain(sentence)
-    say(f"\nreport: {RunDir(folder).report}")
-    if json:
-        from dataclasses import asdict
-
-        print_json([asdict(one) for one in scores])
-
-
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["sparseopd", *sys.argv[1:]])
 
 
 def _escaped(text: str) -> str:

@@ -81,6 +81,10 @@ class TrainingError(SparseOPDError):
     """Training went wrong: a non-finite gradient, or a weight changed outside the mask."""
 
 
+class MaskLeakError(TrainingError):
+    """A checkpoint differs from its source outside the mask: a defect of this package."""
+
+
 class Interrupted(SparseOPDError):
     """A signal ended a run early, at a state that was saved; the sentence says how to go on."""
 

@@ -95,7 +95,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         file = file / "recipe.yaml"
     values = read_yaml(file, f"the recipe {path}")
     if "studies" in values:
-        raise RecipeError(f"{path} is a comparison, no recipe: run it with sparseopd compare {path}")
+        raise RecipeError(
+            f"{path} is a comparison, no recipe: run it with sparseopd compare {path}"
+        )
     return build(values, overrides)
 
 

@@ -255,4 +255,6 @@ class Results:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise RunFolderError(f"{path} does not hold a comparison ({place}: {first['msg']})") from error
+            raise RunFolderError(
+                f"{path} does not hold a comparison ({place}: {first['msg']})"
+            ) from error

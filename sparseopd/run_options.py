@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -94,6 +94,37 @@ Arms = Annotated[
 RecipeName = Annotated[
     str | None,
     typer.Option(help="Recipe of prompts and pair. Default: the first run's.", show_default=False),
+]
+EngineName = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option("--engine", help="What samples: transformers, or vLLM where it is installed."),
+]
+LmEval = Annotated[
+    str | None,
+    typer.Option(
+        "--lm-eval",
+        help="Also run these tasks of lm-evaluation-harness on every arm: gsm8k,arc_easy. Without a "
+        "run and a recipe, only these.",
+        show_default=False,
+    ),
+]
+LmEvalPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--lm-eval-path",
+        help="A folder of your own tasks, or one YAML. A task can name Python code (!function), which "
+        "is run: give only files you trust.",
+        show_default=False,
+    ),
+]
+LmEvalLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--lm-eval-limit",
+        min=1,
+        help="Documents of each task, to try it out. Default: all.",
+        show_default=False,
+    ),
 ]
 CheckedMask = Annotated[
     Path | None, typer.Option(help="Of a run that trains this mask.", show_default=False)

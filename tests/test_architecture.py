@@ -16,7 +16,7 @@ LEVELS = [
     {"selection"},
     {"settings"},
     {"recipe", "artifacts", "combinations"},
-    {"results"},
+    {"results", "benchmark_scores"},
     {"pairs", "tasks"},
     {"masks"},
     {"optim", "analysis", "adapter_files"},
@@ -26,7 +26,13 @@ LEVELS = [
     {"demo", "analyses", "adapter_requests", "adapter_conversion", "adapter_words"},
     {"console", "mask_options", "run_options", "adapter_options"},
     {"comparison"},
-    {"mask_commands", "analysis_command", "adapter_commands", "comparison_command"},
+    {
+        "mask_commands",
+        "analysis_command",
+        "adapter_commands",
+        "comparison_command",
+        "evaluate_command",
+    },
     {"cli"},
     {"__main__"},
 ]

@@ -129,7 +129,9 @@ def test_shipped_recipes_load(path: Path) -> None:
 
 def test_a_comparison_is_told_from_a_recipe() -> None:
     path = Path(__file__).parent.parent / "recipes" / "tiny" / "paper.yaml"
-    with pytest.raises(RecipeError, match="is a comparison, no recipe: run it with sparseopd compare"):
+    with pytest.raises(
+        RecipeError, match="is a comparison, no recipe: run it with sparseopd compare"
+    ):
         recipe.load(path)
 
 

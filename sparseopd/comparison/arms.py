@@ -64,6 +64,12 @@ class Exploration:
     """More steps after which its weights are kept than arms ask for."""
 
 
+def reference(arms: Mapping[str, Arm]) -> str | None:
+    """Return the full arm that all others are compared with: the first without settings of its own."""
+    full = [name for name, arm in arms.items() if arm.kind == "full"]
+    return next((name for name in full if not arms[name].settings), next(iter(full), None))
+
+
 def explorations(named: Mapping[str, Exploration]) -> dict[str, Exploration]:
     """Return the explorations with the recipe's own among them."""
     return {OPD: Exploration(), **named}
@@ -108,12 +114,22 @@ def _check_mask(where: str, mask: Chosen) -> None:
 
 
 def default_arms(recipe: Recipe) -> dict[str, Arm]:
-    """Return what a comparison of a plain recipe trains: the controls a strict reader asks for."""
+    """Return what a comparison of a plain recipe trains: the controls a strict reader asks for.
+
+    Raises `RecipeError` where the recipe's masks are not of the kind that is compared.
+    """
+    for name, wanted in (("selector", "topk"), ("k", None)):
+        found = getattr(recipe.discover, name)
+        if found != wanted:
+            raise RecipeError(
+                f"discover.{name} is {found}, and a comparison ranks by topk at a density: leave it out, "
+                "or list arms under studies (docs/comparison.md)"
+            )
     density, steps = recipe.discover.density or 0.1, recipe.discover.steps
     found = Chosen(density=density)
     small, whole = density / 10, recipe.train.steps
     random = replace(found, selector="random")
-    arms = {
+    arms: dict[str, Arm] = {
         "full OPD": Arm(kind="full"),
         f"discovered {_percent(density)}": Arm(mask=found),
         f"discovered {_percent(small)}": Arm(mask=replace(found, density=small)),
@@ -132,9 +148,9 @@ def default_arms(recipe: Recipe) -> dict[str, Arm]:
         "off-principal": Arm(mask=replace(found, selector="off-principal")),
         "mask of another seed": Arm(mask=replace(found, seed=1), found_on="another seed"),
         "reordered": Arm(mask=found, reordered=True),
-        "LoRA": Arm(kind="lora", density=density),
-        "SHiRA": Arm(kind="shira", density=density),
     }
+    if recipe.student.dtype == "float32":  # adapters are merged, which rounds in a narrower dtype
+        arms |= {kind: Arm(kind=kind.lower(), density=density) for kind in ("LoRA", "SHiRA")}  # pyright: ignore
     return arms
 
 

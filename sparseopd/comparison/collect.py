@@ -13,13 +13,15 @@ import numpy as np
 
 from sparseopd.analysis.nulls import KINDS
 from sparseopd.artifacts import Interval, RunDir, versions
-from sparseopd.comparison.arms import OPD, Arm
+from sparseopd.comparison.arms import OPD, Arm, reference
 from sparseopd.comparison.courses import ArmOutcome, StudyOutcome, read
 from sparseopd.comparison.findings import geometry, overlap_rows, settling_rows, telemetry_rows
 from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.scored import Scored, Statistics, scored, seed_results, verdict
 from sparseopd.comparison.settings import Comparison
+from sparseopd.comparison.tuning import is_bracketed
 from sparseopd.comparison.words import optimizer_words
+from sparseopd.errors import SparseOPDError
 from sparseopd.evaluation.inference import Finding, holm
 from sparseopd.results import ArmResult, Costs, Results, Study, Trial, Verdict
 from sparseopd.settings.objective import CONTRASTS
@@ -70,6 +72,8 @@ def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
     statistics = Statistics(comparison.confidence, comparison.resamples, comparison.margin)
     source = {seed: read(job, root) for seed, job in outcome.sources.items()}
     first = next(iter(source.values()))
+    if "failed" in first:
+        raise SparseOPDError(f"the source of {plan.name} cannot be measured: {first['failed']}")
     prompts = len(first["right"] or first["kl"])
     graded = first["right"] is not None
     score = partial(scored, samples=recipe.evaluate.samples, prompts=prompts, graded=graded)
@@ -93,7 +97,7 @@ def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
         teacher=", ".join(teachers.values()),
         settings=_settings(plan, prompts),
         arms=arms,
-        geometry=geometry(outcome, root),
+        geometry=geometry(plan, outcome, root),
         overlaps=overlap_rows(plan, outcome, root),
         settling=settling_rows(outcome, root),
         telemetry=telemetry_rows(outcome, root),
@@ -146,14 +150,16 @@ def _arm(
         found_on=_found_on(arm),
         method=kind,
         optimizer=optimizer_words(run.recipe.optimizer),
-        density=price["trainable"] / price["total"] if arm.kind != "full" else None,
+        density=price["trainable"] / price["total"]
+        if arm.kind != "full" and price["trainable"]
+        else None,
         k=price["trainable"],
         discovery_steps=steps,
         steps=run.recipe.train.steps,
         reordered=arm.reordered,
         lr=told.lr,
-        trials=_trials(told),
-        bracketed=min(told.trials) < told.lr < max(told.trials),
+        trials=_trials(told, compared=source.kl is not None),
+        bracketed=is_bracketed(list(told.trials), told.lr),
         seeds=seed_results(own, plan.comparison.pass_at, agreements, seconds),
         accuracy=statistics.share(own.accuracy),
         pass_at=_pass_at(own, statistics, plan.comparison),
@@ -186,7 +192,10 @@ def _judged(
         if full and arm.name != full:
             test = statistics.equivalence(measured[arm.name], measured[full])
             equivalence |= {arm.name: test} if test else {}
-        random = _random_like(arm, arms)
+        own = outcome.arms[arm.name].arm.settings
+        alike = [other for other in arms if other.kind == "masked"]
+        alike = [other for other in alike if outcome.arms[other.name].arm.settings == own]
+        random = _random_like(arm, alike)
         if random:
             test = statistics.superiority(measured[arm.name], measured[random])
             superiority |= {arm.name: test} if test else {}
@@ -204,7 +213,7 @@ def _judged(
 
 
 def _random_like(arm: ArmResult, arms: list[ArmResult]) -> str | None:
-    """Name the random mask that an arm is to beat: of its size, and of its allocation if there is one."""
+    """Name the random mask that an arm is to beat: of its size, drawn per tensor if there is one."""
     if arm.kind not in ("masked", "lora", "shira") or arm.chosen.startswith("random"):
         return None
     for chosen in (LIKE["tensor"], LIKE[None], LIKE["magnitude"]):
@@ -224,7 +233,7 @@ def _verdict(test: Finding | None, against: str) -> Verdict | None:
 
 
 def _first_full(outcome: StudyOutcome) -> str | None:
-    return next((name for name, told in outcome.arms.items() if told.arm.kind == "full"), None)
+    return reference({name: told.arm for name, told in outcome.arms.items()})
 
 
 def _chosen(told: ArmOutcome) -> str:
@@ -245,12 +254,12 @@ def _found_on(arm: Arm) -> str:
     )
 
 
-def _trials(told: ArmOutcome) -> list[Trial]:
+def _trials(told: ArmOutcome, *, compared: bool) -> list[Trial]:
     return [
         Trial(
             lr=lr,
             accuracy=None if score[0] == float("-inf") else score[0],
-            kl=None if score[1] == float("-inf") else -score[1],
+            kl=-score[1] if compared and score[1] != float("-inf") else None,
         )
         for lr, score in told.trials.items()
     ]
@@ -274,7 +283,7 @@ def _costs(price: dict[str, Any], kind: str, optimizer: Optimizer, seconds: list
     return Costs(
         seconds=median(seconds) if seconds else None,
         trainable=price["trainable"],
-        state_bytes=price["trainable"] * (moments + beside),
+        state_bytes=(price["trainable"] or 0) * (moments + beside) or None,
         peak_bytes=price["peak_bytes"],
         shipped_bytes=price["shipped_bytes"],
     )

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from sparseopd.artifacts import read_json
-from sparseopd.comparison.arms import OPD, Arm
+from sparseopd.comparison.arms import OPD, Arm, reference
 from sparseopd.comparison.jobs import (
     Agreeing,
     Job,
@@ -90,8 +90,7 @@ def explored(plan: StudyPlan) -> list[Job]:
     """Return the jobs of a study that wait for no tuning, those others need first."""
     looks, overlaps, seeds, settling = _explorations(plan)
     return [
-        *(plan.test(None, seed) for seed in plan.seeds),
-        *(plan.test(None, seed, teacher=True) for seed in plan.seeds if plan.recipe.all_teachers()),
+        *(job for by_seed in plan.given() for job in by_seed.values()),
         *looks.values(),
         *(job for by_seed in overlaps.values() for job in by_seed.values()),
         *([seeds] if seeds else []),
@@ -107,7 +106,9 @@ def exploration_course(plan: StudyPlan) -> Course:
 def ending_course(plan: StudyPlan, arms: Mapping[str, ArmOutcome]) -> Course:
     """Compare finished arms with the full one; return `StudyOutcome`."""
     looks, overlaps, seeds, settling = _explorations(plan)
-    full = next((outcome for outcome in arms.values() if outcome.arm.kind == "full"), None)
+    name_of_full = reference({name: outcome.arm for name, outcome in arms.items()})
+    full = arms[name_of_full] if name_of_full is not None else None
+    sources, teachers = plan.given()
     agreements = {
         (name, seed): Agreeing(label=f"{plan.name} {name} seed {seed}", run=run, reference=full.runs[seed])
         for name, outcome in arms.items()
@@ -117,12 +118,8 @@ def ending_course(plan: StudyPlan, arms: Mapping[str, ArmOutcome]) -> Course:
     yield list(agreements.values())
     return StudyOutcome(
         arms=dict(arms),
-        sources={seed: plan.test(None, seed) for seed in plan.seeds},
-        teachers={
-            seed: plan.test(None, seed, teacher=True)
-            for seed in plan.seeds
-            if plan.recipe.all_teachers()
-        },
+        sources=sources,
+        teachers=teachers,
         looks=looks,
         overlaps=overlaps,
         seeds=seeds,

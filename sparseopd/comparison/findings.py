@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparseopd.artifacts import RunDir
+from sparseopd.comparison.arms import OPD
 from sparseopd.comparison.courses import StudyOutcome, read
 from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.words import optimizer_words
@@ -14,16 +15,17 @@ from sparseopd.results import GeometryRow, OverlapRow, SettlingRow, TelemetryRow
 SUPPORT = "support"
 
 
-def geometry(outcome: StudyOutcome, root: Path) -> list[GeometryRow]:
+def geometry(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> list[GeometryRow]:
     """Return the paper's table row of every update that was looked at, and of its nulls."""
     rows = []
     for (name, seed), job in outcome.looks.items():
         found = read(job, root)
-        method = job.run.recipe.objective.kind
+        kind = job.run.recipe.objective.kind
+        method = kind if name == OPD or kind != plan.recipe.objective.kind else name
         for side, told in found["sides"].items():
             rows.append(
                 GeometryRow(
-                    method=method if name == "opd" or method != "reverse-kl" else name,
+                    method=method,
                     seed=seed,
                     side=side,
                     values=told["values"],

@@ -47,22 +47,22 @@ class Foreman:
         return outcomes
 
     def _is_done(self, job: Job) -> bool:
-        return job.hash in self._finished
+        return job.key in self._finished
 
     def _ask(self, job: Job) -> None:
         """Give a job out, after those it needs."""
-        running = (other.hash for other in self._running.values())
-        if self._is_done(job) or job.hash in self._waiting or job.hash in running:
+        running = (other.key for other in self._running.values())
+        if self._is_done(job) or job.key in self._waiting or job.key in running:
             return
         if job.is_done(self._root):
-            self._finished.add(job.hash)
+            self._finished.add(job.key)
             return
         for need in job.needs():
             self._ask(need)
         if all(self._is_done(need) for need in job.needs()):
             self._submit(job)
         else:
-            self._waiting[job.hash] = job
+            self._waiting[job.key] = job
 
     def _submit(self, job: Job) -> None:
         self._running[self._executor.submit(do, job, self._root)] = job
@@ -74,9 +74,9 @@ class Foreman:
         for future in ended:
             job = self._running.pop(future)
             seconds = future.result()
-            self._finished.add(job.hash)
+            self._finished.add(job.key)
             self._report(job, seconds)
         for job in list(self._waiting.values()):
             if all(self._is_done(need) for need in job.needs()):
-                del self._waiting[job.hash]
+                del self._waiting[job.key]
                 self._submit(job)

@@ -11,7 +11,7 @@
 
 A name ends in a hash of everything the result depends on (recipe, mask, seed…), so that work is shared
 between arms, a change of the recipe leaves what it does not touch, and a second start does nothing twice.
-Work is done in another process (worker.py); what stands under a name is whole.
+Work is done in another process (workers.py, work.py); what stands under a name is whole.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class Choosing(Job):
 
     student: str
     """The base's path."""
+    revision: str | None = None
+    """Its revision on the hub."""
     selection: dict[str, Any]
     """Fields of `selection.Selection`."""
     seed: int
@@ -117,7 +119,8 @@ class Choosing(Job):
         """The selection, and what it looks at."""
         run = self.run.hash if self.run else None
         like = self.like.hash if self.like else None
-        return [self.student, self.selection, self.seed, run, self.steps, like]
+        known = [self.student, self.selection, self.seed, run, self.steps, like]
+        return known if self.revision is None else [*known, self.revision]
 
     def needs(self) -> list[Job]:
         """The run or the mask it looks at."""

@@ -6,6 +6,7 @@ process from one measurement to the next.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 
 from sparseopd import recipe as recipes
 from sparseopd.comparison.jobs import Measuring, Split
+from sparseopd.comparison.plan import local_teachers
+from sparseopd.errors import RequestError
 from sparseopd.evaluation.arms import Arm
 from sparseopd.evaluation.divergence import divergence
 from sparseopd.evaluation.evaluate import silent
@@ -45,7 +48,7 @@ def measured(job: Measuring, root: Path) -> dict[str, Any]:
     """Return what a measurement's file holds: per prompt the right samples and the KL, and the rest."""
     shared = _shared(job)
     path = job.recipe.student.path if job.run is None else str(job.run.path(root) / "checkpoint")
-    teacher = next(iter(job.recipe.all_teachers()), "teacher")
+    teacher = next(iter(local_teachers(job.recipe)), "teacher")
     kind = "teacher" if job.role == "teacher" else "model"
     model = _model(job, shared, path, teacher)
     found = measure(Arm(name=job.label, kind=kind, path=path, teacher=teacher), model, shared)
@@ -56,9 +59,25 @@ def measured(job: Measuring, root: Path) -> dict[str, Any]:
     return told
 
 
-def count_train(data: Data) -> int:
-    """Return how many rows a recipe trains on where none is held out for validation."""
-    return len(load_prompts(data, chat=True).train)
+def count_train(recipe: Recipe) -> int:
+    """Return how many rows a recipe trains on where none is held out for validation.
+
+    Raises `RequestError` where nothing could tell one arm from another.
+    """
+    prompts = load_prompts(recipe.data, chat=True)
+    if prompts.grader is None and not local_teachers(recipe):
+        raise RequestError(
+            f"nothing can tell arms of {recipe.name} apart: give its data answers and a grader, or a "
+            "teacher whose weights are here"
+        )
+    return len(prompts.train)
+
+
+def forget_models() -> None:
+    """Let go of what is kept between measurements, for a device that is needed whole."""
+    _kept.cache_clear()
+    _elsewhere.cache_clear()
+    free_memory()
 
 
 def _told(found: Measurement, samples: int) -> dict[str, Any]:
@@ -104,7 +123,7 @@ def _kept(text: str, split: Split, validation: int) -> Shared:
         routes=routes(recipe, rows),
         processor=processor,
         prompts=rows,
-        grader=prompts.grader,
+        grader=prompts.grader if "answer" in rows.column_names else None,
         rollout=recipe.rollout,
         evaluate=recipe.evaluate,
         progress=silent,
@@ -137,8 +156,8 @@ def _elsewhere(text: str, task: str) -> Elsewhere:
 
 def _forgetting(
     model: PreTrainedModel, elsewhere: Elsewhere, processor: Processor, recipe: Recipe
-) -> float:
-    """Return KL(source ‖ model) in nats a token, where the source speaks."""
+) -> float | None:
+    """Return KL(source ‖ model) in nats a token, where the source speaks; None where it is infinite."""
     found = divergence(
         elsewhere.source,
         model,
@@ -148,4 +167,5 @@ def _forgetting(
         batch_size=recipe.evaluate.batch_size,
         template=recipe.data.chat_template,
     )
-    return float(found.mean())
+    mean = float(found.mean())
+    return mean if math.isfinite(mean) else None

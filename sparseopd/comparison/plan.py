@@ -20,6 +20,11 @@ TIMES_FULL = 10.0
 """LoRA's best learning rate over that of full training, as usually found."""
 
 
+def local_teachers(recipe: Recipe) -> list[str]:
+    """Return the names of the teachers that are not on a server."""
+    return [name for name, teacher in recipe.all_teachers().items() if teacher.server is None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
     """One study of a comparison, with what its jobs need to know."""
@@ -59,14 +64,15 @@ class StudyPlan:
     def choosing(self, mask: Chosen, seed: int) -> Choosing:
         """Return the mask of an arm for one seed."""
         label = f"{self.name} {mask.selector} {100 * mask.density:g}% seed {seed}"
-        student = self.recipe.student.path
+        student, revision = self.recipe.student.path, self.recipe.student.revision
         if mask.selector == "topk":
             run = self.exploration(mask.of, self._seed_after(seed, mask.seed))
             steps = min(mask.steps or self.recipe.discover.steps, run.recipe.train.steps)
             return Choosing(
                 label=f"{label} {mask.of} {steps}",
                 student=student,
-                selection={"selector": "topk", "density": mask.density},
+                revision=revision,
+                selection={"selector": "topk", "density": mask.density, **self._scope},
                 seed=seed,
                 run=run,
                 steps=steps,
@@ -78,12 +84,17 @@ class StudyPlan:
             return Choosing(
                 label=f"{label} by {mask.like}",
                 student=student,
+                revision=revision,
                 selection=selection,
                 seed=seed + 1,
                 like=like,
             )
-        selection["density"] = mask.density
-        return Choosing(label=label, student=student, selection=selection, seed=seed + 1)
+        selection |= {"density": mask.density, **self._scope}
+        if mask.selector != "random":
+            selection.pop("budget", None)  # theirs is each tensor, as in the papers
+        return Choosing(
+            label=label, student=student, revision=revision, selection=selection, seed=seed + 1
+        )
 
     def training(self, name: str, arm: Arm, lr: float, seed: int) -> Training:
         """Return an arm's run at one learning rate."""
@@ -107,12 +118,14 @@ class StudyPlan:
         evaluate = replace(
             self.recipe.evaluate,
             samples=tune.samples,
-            seed=self.recipe.evaluate.seed + TEST_SPACING * (len(self.seeds) + seed),
+            seed=self._sampling_seed(seed) + TEST_SPACING // 2,
         )
+        # The rows after those that are trained on must be there to be measured on.
+        data = replace(self.recipe.data, limit=self.train_rows)
         run = self.training(name, arm, lr, seed)
         return Measuring(
             label=f"{run.label} validation",
-            recipe=replace(self.recipe, evaluate=evaluate),
+            recipe=replace(self.recipe, evaluate=evaluate, data=data),
             split="validation",
             validation=self.validation,
             run=run,
@@ -120,21 +133,28 @@ class StudyPlan:
 
     def test(self, run: Training | None, seed: int, *, teacher: bool = False) -> Measuring:
         """Return the measurement of a run, or of source or teacher, on the test prompts."""
-        place = self.seeds.index(seed)
-        seed_of_samples = self.recipe.evaluate.seed + TEST_SPACING * place
+        evaluate = replace(self.recipe.evaluate, seed=self._sampling_seed(seed))
         role = "run" if run else "teacher" if teacher else "source"
         label = run.label if run else f"{self.name} {role} seed {seed}"
         return Measuring(
             label=f"{label} test",
-            recipe=replace(
-                self.recipe, evaluate=replace(self.recipe.evaluate, seed=seed_of_samples)
-            ),
+            recipe=replace(self.recipe, evaluate=evaluate),
             split="test",
             validation=self.validation,
             run=run,
             role=role,
             other_task=None if teacher else self.study.other_task,
         )
+
+    def given(self) -> tuple[dict[int, Measuring], dict[int, Measuring]]:
+        """Return the measurements of the source and of the teacher, by seed.
+
+        One of several teachers knows its own prompts alone, and one on a server gives no samples here.
+        """
+        sources = {seed: self.test(None, seed) for seed in self.seeds}
+        alone = len(self.recipe.all_teachers()) == len(local_teachers(self.recipe)) == 1
+        seeds = self.seeds if alone else []
+        return sources, {seed: self.test(None, seed, teacher=True) for seed in seeds}
 
     def start(self, arm: Arm) -> float:
         """Return the learning rate that tuning starts from."""
@@ -154,6 +174,17 @@ class StudyPlan:
         return {step: self.choosing(Chosen(density=density, steps=step), seed) for step in steps}
 
     @cached_property
+    def _scope(self) -> dict[str, Any]:
+        """Return where the recipe lets masks choose; what it freezes is left out of them."""
+        discover, train = self.recipe.discover, self.recipe.train
+        scope = {
+            "include": discover.include,
+            "exclude": [*discover.exclude, *train.freeze],
+            "budget": discover.budget,
+        }
+        return {name: value for name, value in scope.items() if value}
+
+    @cached_property
     def _recipes(self) -> dict[tuple[str, ...], Recipe]:
         """Recipes by their further settings; reading YAML a thousand times takes a minute."""
         return {}
@@ -165,6 +196,10 @@ class StudyPlan:
             data = replace(recipe.data, limit=self.train_rows - self.validation)
             self._recipes[key] = replace(recipe, data=data)
         return self._recipes[key]
+
+    def _sampling_seed(self, seed: int) -> int:
+        """Return the seed that all arms of one training seed are sampled with."""
+        return self.recipe.evaluate.seed + TEST_SPACING * self.seeds.index(seed)
 
     def _snapshots(self, name: str, asked: Exploration) -> set[int]:
         masks = [arm.mask for arm in self.study.arms.values() if arm.mask is not None]

@@ -64,17 +64,18 @@ def plans(comparison: Comparison) -> list[StudyPlan]:
     """Return the plan of every study. Raises `RequestError` where data or models are out of reach."""
     from sparseopd.comparison.measuring import count_train
     from sparseopd.pairs import open_tensors
+    from sparseopd.pairs.locate import weights_folder
 
     found = []
     for name, study in comparison.studies.items():
         recipe = comparison.recipes()[name]
-        student = open_tensors(recipe.student.path)
+        student = open_tensors(str(weights_folder(recipe.student.path, recipe.student.revision)))
         found.append(
             StudyPlan(
                 name=name,
                 study=study,
                 comparison=comparison,
-                train_rows=count_train(recipe.data),
+                train_rows=count_train(recipe),
                 numel=sum(student.shape(tensor).numel() for tensor in student.keys()),
             )
         )
@@ -164,14 +165,14 @@ def _courses(found: list[StudyPlan], root: Path) -> dict[str, Course]:
 
 
 def _known_jobs(plan: StudyPlan) -> dict[str, Job]:
-    """Return the jobs of a study by hash; rates that tuning will choose are stood in for."""
+    """Return the jobs of a study by name; rates that tuning will choose are stood in for."""
     found: dict[str, Job] = {}
 
     def add(job: Job) -> None:
-        if job.hash not in found:
+        if job.key not in found:
             for need in job.needs():
                 add(need)
-            found[job.hash] = job
+            found[job.key] = job
 
     for job in explored(plan):
         add(job)

@@ -68,7 +68,11 @@ class Statistics:
         """Return a mean with its interval over prompts and seeds."""
         if values is None:
             return None
-        return estimate(values, confidence=self.confidence, resamples=self.resamples, within=within)
+        return estimate(values, within=within, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"confidence": self.confidence, "resamples": self.resamples}
 
     def share(self, values: PerSeedAndPrompt | None) -> Interval | None:
         """Return the same of shares, 0…1."""
@@ -78,25 +82,19 @@ class Statistics:
         """Return the share of full's gain that an arm keeps."""
         if full is None or arm.accuracy is None or full.accuracy is None or source.accuracy is None:
             return None
-        return gain_kept(
-            arm.accuracy,
-            full.accuracy,
-            source.accuracy,
-            confidence=self.confidence,
-            resamples=self.resamples,
-        )
+        return gain_kept(arm.accuracy, full.accuracy, source.accuracy, **self._options)
 
     def equivalence(self, arm: Scored, full: Scored) -> Finding | None:
         """Test whether an arm is as good as full training, within the margin."""
         if arm.accuracy is None or full.accuracy is None:
             return None
-        return equivalent(arm.accuracy, full.accuracy, self.margin)
+        return equivalent(arm.accuracy, full.accuracy, self.margin, **self._options)
 
     def superiority(self, arm: Scored, random: Scored) -> Finding | None:
         """Test whether an arm is better than a random mask of its size."""
         if arm.accuracy is None or random.accuracy is None:
             return None
-        return superior(arm.accuracy, random.accuracy)
+        return superior(arm.accuracy, random.accuracy, **self._options)
 
 
 def verdict(test: Finding, against: str) -> Verdict:

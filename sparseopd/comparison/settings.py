@@ -25,6 +25,8 @@ from sparseopd.ranges import Confidence, Count, Fraction, Positive, Seed
 from sparseopd.recipe import Recipe
 from sparseopd.settings.reading import apply_override, check_keys, read_yaml, sentence
 
+LEAST_FACTOR = 1.1
+
 
 @dataclass(kw_only=True)
 class Tune:
@@ -119,7 +121,7 @@ def load(path: str | Path, words: Sequence[str] = ()) -> Comparison:
             raise RecipeError(
                 f"{word} is one seed, and a comparison has several: give seeds=[0, 1, 2]"
             )
-        for study in values["studies"].values():
+        for study in _studies(values):
             study["settings"] = [*(study.get("settings") or []), word]
     check_keys(values, Comparison)
     try:
@@ -135,8 +137,10 @@ def _completed(comparison: Comparison) -> Comparison:
         raise RecipeError("a comparison needs a study: add one under studies")
     if len(set(comparison.seeds)) < len(comparison.seeds) or not comparison.seeds:
         raise RecipeError(f"seeds is {comparison.seeds}: give one or more, each once")
-    if comparison.tune.factor <= 1:
-        raise RecipeError(f"tune.factor is {comparison.tune.factor:g}: give more than 1")
+    if comparison.tune.factor < LEAST_FACTOR:
+        raise RecipeError(
+            f"tune.factor is {comparison.tune.factor:g}: give {LEAST_FACTOR} or more, rates need to differ"
+        )
     if comparison.tune.seeds > len(comparison.seeds):
         raise RecipeError(
             f"tune.seeds is {comparison.tune.seeds}, and there are {len(comparison.seeds)} seeds"
@@ -151,6 +155,13 @@ def _completed(comparison: Comparison) -> Comparison:
             arms=study.arms or default_arms(recipe),
             explore=explorations(study.explore),
         )
+        for arm_name, arm in study.arms.items():
+            further = arm.mask.seed if arm.mask else 0
+            if further and len(comparison.seeds) > 1 and further % len(comparison.seeds) == 0:
+                raise RecipeError(
+                    f"{name}: the arm {arm_name!r} takes the mask {further} seeds on, which of "
+                    f"{len(comparison.seeds)} seeds is its own: give another mask.seed"
+                )
         check_arms(name, study.arms, study.explore, [*study.geometry, *_compared(study)])
         for more in (*study.arms.values(), *study.explore.values()):
             recipe_of(study, more.settings)
@@ -162,6 +173,14 @@ def _completed(comparison: Comparison) -> Comparison:
             f"pass_at has {max(pass_at)} and evaluate.samples is {min(samples)}: raise evaluate.samples"
         )
     return replace(comparison, studies=studies, pass_at=pass_at)
+
+
+def _studies(values: dict[str, Any]) -> list[dict[str, Any]]:
+    studies = values["studies"]
+    found = list(studies.values()) if isinstance(studies, dict) else [studies]
+    if not found or not all(isinstance(study, dict) for study in found):
+        raise RecipeError("studies must name at least one study, each a mapping with a recipe")
+    return found
 
 
 def _absolute(path: str) -> str:

@@ -7,6 +7,8 @@ import time
 from functools import singledispatch
 from pathlib import Path
 
+import torch
+
 from sparseopd.adapter_files.extract import extract
 from sparseopd.analysis.agreement import agreement
 from sparseopd.analysis.analyze import analyze
@@ -26,14 +28,22 @@ from sparseopd.comparison.jobs import (
     Settling,
     Training,
 )
-from sparseopd.comparison.measuring import measured
+from sparseopd.comparison.measuring import forget_models, measured
 from sparseopd.distill import resume, train
-from sparseopd.errors import RequestError, RunFolderError, SparseOPDError, TrainingError
+from sparseopd.distill.resume import find_stopped
+from sparseopd.errors import (
+    MaskLeakError,
+    RequestError,
+    RunFolderError,
+    SparseOPDError,
+    TrainingError,
+)
 from sparseopd.feasibility import check_recipe
 from sparseopd.feasibility.request import Request
 from sparseopd.masks import Mask, select
 from sparseopd.masks.overlap import overlaps, together
 from sparseopd.pairs import open_tensors
+from sparseopd.pairs.locate import weights_folder
 from sparseopd.selection import build
 
 COMPARED = "bfloat16"
@@ -58,30 +68,51 @@ def _do(job: Job, root: Path) -> None:
 def _train(job: Training, root: Path) -> None:
     """Train, or go on with a run that was stopped; one that kept no state starts again."""
     folder = job.path(root)
+    if torch.cuda.is_available():
+        forget_models()
     try:
-        if folder.exists():
-            try:
-                resume(folder)
-                return
-            except RunFolderError:
-                shutil.rmtree(folder)
+        if _goes_on(folder):
+            resume(folder)
+            return
+        shutil.rmtree(folder, ignore_errors=True)
         mask = None if job.mask is None else Mask.load(job.mask.path(root))
         train(job.recipe, folder, mask=mask, name=job.label)
+    except MaskLeakError:
+        raise
     except TrainingError as error:  # a rate that is too large is a finding, not the end
         write_json(folder / FAILED, {"failed": str(error)})
+
+
+def _goes_on(folder: Path) -> bool:
+    """Whether a run that was stopped kept a state."""
+    try:
+        find_stopped(RunDir(folder), "train")
+    except RunFolderError:
+        return False
+    return True
+
+
+def _ended(job: Training, root: Path) -> RunDir:
+    """Return a run that others look at. Raises `SparseOPDError` if it failed."""
+    failed = job.path(root) / FAILED
+    if failed.exists():
+        raise SparseOPDError(
+            f"{job.label} failed, and masks or figures need it: {read_json(failed)['failed']}"
+        )
+    return RunDir(job.path(root))
 
 
 @_do.register
 def _choose(job: Choosing, root: Path) -> None:
     tuned = None
     if job.run is not None:
-        run = RunDir(job.run.path(root))
+        run = _ended(job.run, root)
         last = job.steps in (None, job.run.recipe.train.steps)
         tuned = str(run.checkpoint if last else run.kept_weights(job.steps or 0))
     path = job.path(root)
     temporary = path.with_name(f".{path.name}.part")
     select(
-        job.student,
+        str(weights_folder(job.student, job.revision)),
         tuned,
         selection=build(**job.selection),
         like=None if job.like is None else Mask.load(job.like.path(root)),
@@ -118,8 +149,8 @@ def _agree(job: Agreeing, root: Path) -> None:
 @_do.register
 def _look(job: Looking, root: Path) -> None:
     found = analyze(
-        job.run.recipe.student.path,
-        str(RunDir(job.run.path(root)).checkpoint),
+        _source(job.run),
+        str(_ended(job.run, root).checkpoint),
         settings=AnalysisSettings(dtype=COMPARED, seed=job.run.recipe.seed),
     )
     columns = [column.key for column in COLUMNS]
@@ -149,8 +180,8 @@ def _look(job: Looking, root: Path) -> None:
 def _overlap(job: Overlapping, root: Path) -> None:
     first = next(iter(job.runs.values()))
     found = compare_supports(
-        first.recipe.student.path,
-        {name: str(RunDir(run.path(root)).checkpoint) for name, run in job.runs.items()},
+        _source(first),
+        {name: str(_ended(run, root).checkpoint) for name, run in job.runs.items()},
         dtype=COMPARED,
     )
     write_json(job.path(root), found.as_json())
@@ -181,10 +212,11 @@ def _price(job: Pricing, root: Path) -> None:
     """Count what was trained, what training holds at its peak, and the bytes that ship it."""
     run, recipe = RunDir(job.run.path(root)), job.run.recipe
     mask = Mask.load(run.mask) if run.mask.exists() else None
-    student = open_tensors(recipe.student.path)
+    student = open_tensors(_source(job.run))
     total = sum(student.shape(name).numel() for name in student.keys())
     adapter = (run.read_facts().adapter or {}) if run.facts.exists() else {}
-    trainable = mask.count() if mask is not None else adapter.get("k", total)
+    whole = total if recipe.train.peft is None else None
+    trainable = mask.count() if mask is not None else adapter.get("k", whole)
     memory = None
     if not adapter:
         report = check_recipe(Request(recipe=recipe, mask=mask, output=root))
@@ -210,6 +242,11 @@ def _shipped(run: RunDir, mask: Mask | None, beside: Path) -> int:
     shipped = _bytes(folder)
     shutil.rmtree(folder)
     return shipped
+
+
+def _source(run: Training) -> str:
+    """Return the folder of the weights a run began from."""
+    return str(weights_folder(run.recipe.student.path, run.recipe.student.revision))
 
 
 def _bytes(folder: Path) -> int:

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,11 +20,11 @@ from types import FrameType
 from typing import Any
 
 from sparseopd.comparison.jobs import Job
-from sparseopd.errors import Interrupted, RunFolderError
+from sparseopd.errors import Interrupted, RunFolderError, SparseOPDError
 
 LOCK = ".lock"
-_busy = False
-"""Whether this process, a worker, does a job."""
+_busy = _stopped = False
+"""Whether this process, a worker, does a job; and whether it was told to stop, and does no more."""
 
 
 @contextmanager
@@ -58,6 +59,10 @@ def pool(workers: int, threads: int, gpus: int) -> Iterator[ProcessPoolExecutor]
         yield executor
     except (KeyboardInterrupt, Interrupted) as stop:
         raise Interrupted("stopped: the same line goes on with what is left") from stop
+    except BrokenProcessPool as error:
+        raise SparseOPDError(
+            "a worker died, most likely for want of memory: start the same line again with fewer --workers"
+        ) from error
     finally:
         _on_terminate(before)
         executor.shutdown(wait=True, cancel_futures=True)
@@ -67,10 +72,15 @@ def do(job: Job, root: Path) -> float:
     """Do a job in a worker; return the seconds it took."""
     from sparseopd.comparison.work import perform
 
-    global _busy
+    global _busy, _stopped
+    if _stopped:  # the pool has handed out a few jobs that nobody can take back
+        raise Interrupted("stopped before it began")
     _busy = True
     try:
         return perform(job, root)
+    except (KeyboardInterrupt, Interrupted):
+        _stopped = True
+        raise
     finally:
         _busy = False
 
@@ -91,6 +101,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Stop what a worker does; a worker that waits for its next job is ended by whoever gives them."""
+    global _stopped
+    _stopped = True
     if _busy:
         raise KeyboardInterrupt
 
@@ -99,7 +111,8 @@ def _begin(numbers: multiprocessing.SimpleQueue, threads: int, gpus: int) -> Non
     """Set a worker up before it imports torch."""
     number = numbers.get()
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % gpus]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["MKL_NUM_THREADS"] = str(threads)
     # Ctrl-C reaches the whole group; a training run answers it itself, and saves a state.

@@ -54,7 +54,7 @@ from sparseopd.distill.resume import (
 )
 from sparseopd.distill.snapshots import Snapshots
 from sparseopd.distill.trainer import make_trainer
-from sparseopd.errors import Interrupted, MaskError, RecipeError, TrainingError
+from sparseopd.errors import Interrupted, MaskError, MaskLeakError, RecipeError
 from sparseopd.masks import Mask
 from sparseopd.optim.build import checkpoint_names, own_names
 from sparseopd.pairs import load_model, local_folder
@@ -287,7 +287,7 @@ def _check_off_mask(recipe: Recipe, prepared: Prepared, run: RunDir, mask: Mask)
     source = load_model(recipe.student).to(prepared.stored_dtype)  # pyright: ignore
     changed = changed_off_mask(source, run.checkpoint, mask)
     if changed:
-        raise TrainingError(
+        raise MaskLeakError(
             f"{len(changed)} tensors changed outside the mask, among them {changed[0]}: the checkpoint "
             f"{run.checkpoint} must not be trusted; please report this"
         )

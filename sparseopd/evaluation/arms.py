@@ -65,6 +65,14 @@ def arms_for(
     return in_order(_distinct([*first, *last, *map(_arm, runs)]))
 
 
+def plain_arms(models: Sequence[str]) -> list[Arm]:
+    """Return the arms for models alone, of which the first is what the others are set beside.
+
+    Raises `RunFolderError` for a local path that holds none.
+    """
+    return _distinct([_arm(model) for model in models])
+
+
 def in_order(arms: Sequence[Arm]) -> list[Arm]:
     """Put the source first and the teachers last; the rest keep their order."""
     return sorted(arms, key=lambda arm: _RANK.get(arm.kind, 1))

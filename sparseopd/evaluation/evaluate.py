@@ -26,7 +26,16 @@ from sparseopd.evaluation.arms import (
     model_of,
     training_record,
 )
-from sparseopd.evaluation.measure import Shared, measure
+from sparseopd.evaluation.engines import Engine, check_engine
+from sparseopd.evaluation.harness import (
+    Benchmarks,
+    OpenedTasks,
+    benchmark_settings,
+    open_tasks,
+    run_tasks,
+)
+from sparseopd.evaluation.harness_figures import rows_of
+from sparseopd.evaluation.measure import Shared, measure, sample_elsewhere
 from sparseopd.evaluation.summary import Result, bootstrap_options, summarize
 from sparseopd.evaluation.teachers import Teachers, free_memory, notes, routes
 from sparseopd.pairs import (
@@ -49,32 +58,50 @@ def silent(stage: str, done: int, total: int, unit: str = "", detail: str = "") 
     """Show no progress."""
 
 
-def evaluate(arms: Sequence[Arm], recipe: Recipe, *, progress: Progress = silent) -> Scores:
-    """Measure every arm on the recipe's held-out prompts: source first, teachers last.
+def evaluate(
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    *,
+    engine: Engine = "transformers",
+    benchmarks: Benchmarks | None = None,
+    progress: Progress = silent,
+) -> Scores:
+    """Measure every arm on the recipe's held-out prompts, and on benchmarks: source first, teachers last.
 
     KL is to the teacher that a prompt's row names, as the recipe has it: quantized, or seeing more than
     the student. A teacher on a server leaves every arm without one.
 
-    Raises `RequestError` where arms, data or models do not fit, as far as that can be told before
-    the first model is loaded.
+    Args:
+        engine: what samples on the held-out prompts; the rest is always done with transformers.
+        benchmarks: tasks of lm-evaluation-harness to run as well.
+
+    Raises:
+        RequestError: arms, data, models or tasks do not fit, as far as that can be told before the
+            first model is loaded.
     """
+    check_engine(engine)
     if not arms:
         raise RequestError("nothing to evaluate: name at least one run folder or model")
     arms = in_order(arms)
     records = {arm.name: training_record(arm) for arm in arms}
     if len(records) < len(arms):
         raise RequestError("two arms have the same name: give each its own")
-    shared, prompts = _prepare(arms, recipe, progress)
+    tasks = open_tasks(benchmarks) if benchmarks else None
+    shared, prompts = _prepare(arms, recipe, engine, progress)
     reference = next((arm for arm in arms if arm.kind == "full"), None)
-    results = [_result(arm, records[arm.name], recipe, shared, reference) for arm in arms]
+    results = [_result(arm, records[arm.name], recipe, shared, reference, tasks) for arm in arms]
+    outcomes = [result.outcome for result in results if result.outcome]
     return Scores(
         name=recipe.name,
-        settings=_settings(recipe, shared, prompts),
+        settings=_settings(recipe, shared, prompts) | benchmark_settings(tasks),
         arms=summarize(results, recipe.evaluate),
+        benchmarks=rows_of(outcomes, bootstrap_options(recipe.evaluate)),
     )
 
 
-def _prepare(arms: Sequence[Arm], recipe: Recipe, progress: Progress) -> tuple[Shared, Prompts]:
+def _prepare(
+    arms: Sequence[Arm], recipe: Recipe, engine: Engine, progress: Progress
+) -> tuple[Shared, Prompts]:
     """Load what all arms share, in the order in which mistakes are cheapest to find."""
     device = pick_device(recipe.device)
     processor = load_processor(recipe.student)
@@ -99,6 +126,7 @@ def _prepare(arms: Sequence[Arm], recipe: Recipe, progress: Progress) -> tuple[S
         teacher_column="teacher_prompt" if recipe.data.privileged else "prompt",
         template=recipe.data.chat_template,
         notes=[*found, *notes(recipe)],
+        engine=engine,
     )
     for name in list(shared.routes)[:1]:
         shared.teachers[name]  # one that cannot be loaded is told before anything is sampled
@@ -127,9 +155,16 @@ def _check_vocabularies(arms: Sequence[Arm], recipe: Recipe, processor: Processo
 
 
 def _result(
-    arm: Arm, record: TrainingRecord, recipe: Recipe, shared: Shared, reference: Arm | None
+    arm: Arm,
+    record: TrainingRecord,
+    recipe: Recipe,
+    shared: Shared,
+    reference: Arm | None,
+    tasks: OpenedTasks | None,
 ) -> Result:
     """Load, measure and let go of one arm's model."""
+    free_memory()
+    written = sample_elsewhere(arm, model_of(arm, recipe), shared)
     free_memory()
     device = pick_device(recipe.device)
     is_teacher = arm.kind == "teacher"
@@ -138,9 +173,20 @@ def _result(
         if is_teacher
         else load_model(model_of(arm, recipe), device=device)
     )
-    measurement = measure(arm, model, shared)
+    measurement = measure(arm, model, shared, written)
     agreed = _agreement(arm, model, reference)
-    return Result(arm=arm, record=record, measurement=measurement, agreement=agreed)
+    outcome = tasks and run_tasks(
+        tasks,
+        arm.name,
+        model,
+        load_processor(model_of(arm, recipe)),
+        settings=recipe.evaluate,
+        template=recipe.data.chat_template,
+        progress=shared.progress,
+    )
+    return Result(
+        arm=arm, record=record, measurement=measurement, agreement=agreed, outcome=outcome
+    )
 
 
 def _agreement(arm: Arm, model: PreTrainedModel, reference: Arm | None) -> dict[str, float] | None:
@@ -168,6 +214,7 @@ def _settings(recipe: Recipe, shared: Shared, prompts: Prompts) -> dict[str, Any
         "max_new_tokens": recipe.rollout.max_new_tokens,
         "chat_template": dict(shared.template),
         "batch_size": recipe.evaluate.batch_size,
+        "engine": shared.engine if shared.engine != "transformers" else "",
         "device": str(pick_device(recipe.device)),
         "dtype": recipe.student.dtype,
         **bootstrap_options(recipe.evaluate),

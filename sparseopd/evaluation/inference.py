@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -94,20 +95,20 @@ def gain_kept(
     return Interval(ratio, ratio + low, ratio + high)
 
 
-def different(a: PerSeedAndPrompt, b: PerSeedAndPrompt) -> Finding:
-    """Test whether two arms differ, in either direction."""
+def different(a: PerSeedAndPrompt, b: PerSeedAndPrompt, **interval: Any) -> Finding:
+    """Test whether two arms differ, in either direction; `interval` are keywords of `estimate`."""
     found = crossed_mean(a - b)
     p = min(1.0, 2 * min(found.p_above(0), _p_below(found, 0)))
-    return Finding(difference=estimate(a - b), p=p, df=found.df)
+    return Finding(difference=estimate(a - b, **interval), p=p, df=found.df)
 
 
-def superior(a: PerSeedAndPrompt, b: PerSeedAndPrompt) -> Finding:
+def superior(a: PerSeedAndPrompt, b: PerSeedAndPrompt, **interval: Any) -> Finding:
     """Test whether the first arm is better: one-sided."""
     found = crossed_mean(a - b)
-    return Finding(difference=estimate(a - b), p=found.p_above(0), df=found.df)
+    return Finding(difference=estimate(a - b, **interval), p=found.p_above(0), df=found.df)
 
 
-def equivalent(a: PerSeedAndPrompt, b: PerSeedAndPrompt, margin: float) -> Finding:
+def equivalent(a: PerSeedAndPrompt, b: PerSeedAndPrompt, margin: float, **interval: Any) -> Finding:
     """Test whether two arms lie within `margin` of each other, by two one-sided tests.
 
     Source: Schuirmann 1987 (TOST). It is found exactly where the 90 % interval of `crossed_mean` lies
@@ -115,7 +116,7 @@ def equivalent(a: PerSeedAndPrompt, b: PerSeedAndPrompt, margin: float) -> Findi
     """
     found = crossed_mean(a - b)
     p = max(found.p_above(-margin), _p_below(found, margin))
-    return Finding(difference=estimate(a - b), p=p, df=found.df, margin=margin)
+    return Finding(difference=estimate(a - b, **interval), p=p, df=found.df, margin=margin)
 
 
 def holm(tests: Sequence[Finding]) -> list[Finding]:

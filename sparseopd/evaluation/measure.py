@@ -15,11 +15,12 @@ from sparseopd.artifacts import Progress
 from sparseopd.errors import SparseOPDError
 from sparseopd.evaluation.arms import Arm
 from sparseopd.evaluation.divergence import divergence
+from sparseopd.evaluation.engines import Engine, Request, sample_with_vllm
 from sparseopd.evaluation.statistics import PerPrompt
 from sparseopd.evaluation.teachers import Teachers
 from sparseopd.pairs.loading import Processor
 from sparseopd.pairs.sampling import Completion, sample
-from sparseopd.recipe import Evaluate, Rollout
+from sparseopd.recipe import Evaluate, Model, Rollout
 from sparseopd.tasks import Grader
 
 EXAMPLE_PROMPTS, EXAMPLES_EACH = 4, 2
@@ -46,6 +47,8 @@ class Shared:
     """Variables for the chat template."""
     notes: Sequence[str] = ()
     """What a reader of the figures must know of the teachers, in sentences."""
+    engine: Engine = "transformers"
+    """What samples: see `engines`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,21 @@ class Measurement:
         return None if self.correct is None else self.correct.mean(axis=1)
 
 
-def measure(arm: Arm, model: PreTrainedModel, shared: Shared) -> Measurement:
+def measure(
+    arm: Arm,
+    model: PreTrainedModel,
+    shared: Shared,
+    completions: Sequence[Completion] | None = None,
+) -> Measurement:
     """Sample, grade and score one model; a teacher gets no KL, and its own prompts.
 
-    Raises `SparseOPDError` naming the model where its probabilities are not finite.
+    Args:
+        completions: what another engine has sampled from it already.
+
+    Raises:
+        SparseOPDError: its probabilities are not finite; the sentence names the model.
     """
-    completions = _sample(arm, model, shared)
+    completions = completions or _sample(arm, model, shared)
     correct = _grade(completions, shared)
     scored = arm.kind != "teacher" and shared.routes
     return Measurement(
@@ -81,6 +93,29 @@ def measure(arm: Arm, model: PreTrainedModel, shared: Shared) -> Measurement:
         mean_tokens=float(np.mean([len(completion.ids) for completion in completions])),
         examples=_examples(completions, correct, shared),
     )
+
+
+def sample_elsewhere(arm: Arm, model: Model, shared: Shared) -> list[Completion] | None:
+    """Sample with the engine asked for, before the model itself is loaded; None for transformers."""
+    if shared.engine == "transformers":
+        return None
+    shared.progress(f"{arm.name}: sampling", 0, 1, detail=shared.engine)
+    request = Request(
+        processor=shared.processor,
+        prompts=shared.prompts,
+        rollout=shared.rollout,
+        samples=shared.evaluate.samples,
+        seed=shared.evaluate.seed,
+        column=_column(arm, shared),
+        template=shared.template,
+    )
+    completions = sample_with_vllm(model, request)
+    shared.progress(f"{arm.name}: sampling", 1, 1, detail=shared.engine)
+    return completions
+
+
+def _column(arm: Arm, shared: Shared) -> str:
+    return shared.teacher_column if arm.kind == "teacher" else "prompt"
 
 
 def _sample(arm: Arm, model: PreTrainedModel, shared: Shared) -> list[Completion]:
@@ -94,7 +129,7 @@ def _sample(arm: Arm, model: PreTrainedModel, shared: Shared) -> list[Completion
             samples=settings.samples,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            column=shared.teacher_column if arm.kind == "teacher" else "prompt",
+            column=_column(arm, shared),
             template=shared.template,
             done=lambda done, total: shared.progress(f"{arm.name}: sampling", done, total),
         )

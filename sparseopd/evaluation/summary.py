@@ -8,6 +8,7 @@ from typing import Any
 
 from sparseopd.artifacts import ArmScores, Interval
 from sparseopd.evaluation.arms import Arm, TrainingRecord
+from sparseopd.evaluation.harness_figures import Outcome
 from sparseopd.evaluation.measure import Measurement
 from sparseopd.evaluation.statistics import PerPrompt, bootstrap_mean, bootstrap_ratio
 from sparseopd.recipe import Evaluate
@@ -21,6 +22,8 @@ class Result:
     record: TrainingRecord
     measurement: Measurement
     agreement: dict[str, float] | None
+    outcome: Outcome | None = None
+    """Its figures on public benchmarks, where any were run."""
 
 
 def summarize(results: Sequence[Result], settings: Evaluate) -> list[ArmScores]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
 from sparseopd.errors import DataError
@@ -56,7 +56,12 @@ def encode(
 
 def end_ids(model: PreTrainedModel, processor: Processor) -> list[int]:
     """Return every token that ends a completion: the generation config's and the tokenizer's."""
-    declared = model.generation_config.eos_token_id if model.generation_config else None
+    return declared_ends(model.generation_config, processor)
+
+
+def declared_ends(config: GenerationConfig | None, processor: Processor) -> list[int]:
+    """Return the tokens that a generation config and the tokenizer declare as ends."""
+    declared = config.eos_token_id if config else None
     several = declared if isinstance(declared, list) else [declared]
     ends = [tokenizer_of(processor).eos_token_id, *several]
     return sorted({end for end in ends if isinstance(end, int)})

@@ -1,7 +1,7 @@
 """From scores to something a person reads.
 
     Scores → answer        the finding, in plain sentences
-    Scores → scores_table  a table for the terminal
+    Scores → scores_table  a table for the terminal; benchmark_table for its public benchmarks
     Scores → write_report  one HTML file: answer, table, figures, completions, settings, command
     masks.layout   → mask_tables, draw_mask        where a mask lies: in the terminal, in a figure
     masks.overlap  → overlap_tables, draw_overlap  how far masks overlap: likewise
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparseopd.report.analysis_page import write_analysis
     from sparseopd.report.analysis_table import analysis_tables
+    from sparseopd.report.benchmarks import benchmark_table
     from sparseopd.report.comparison_page import write_comparison
     from sparseopd.report.comparison_table import comparison_tables
     from sparseopd.report.course import run_table
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "analysis_tables",
     "answer",
+    "benchmark_table",
     "comparison_tables",
     "draw_mask",
     "draw_overlap",
@@ -52,6 +54,7 @@ __all__ = [
 _HOME = {
     "analysis_tables": "sparseopd.report.analysis_table",
     "answer": "sparseopd.report.finding",
+    "benchmark_table": "sparseopd.report.benchmarks",
     "comparison_tables": "sparseopd.report.comparison_table",
     "draw_mask": "sparseopd.report.heatmap",
     "draw_overlap": "sparseopd.report.overlap",

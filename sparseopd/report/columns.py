@@ -38,6 +38,12 @@ def _agreement(tolerance: str) -> Callable[[ArmScores], Cell]:
     return lambda arm: Cell(show((arm.agreement or {}).get(tolerance), words.accuracy))
 
 
+def _truncated(arm: ArmScores) -> Cell:
+    """An arm that only ran benchmarks has no completions to cut."""
+    sampled = arm.mean_tokens or arm.truncated or arm.accuracy or arm.kl
+    return Cell(show(arm.truncated if sampled else None, words.accuracy))
+
+
 COLUMNS = (
     Column("Trained", "%", lambda arm: Cell(show(trained_share(arm), words.density))),
     Column("lr", "", lambda arm: Cell(show(arm.lr, words.rate))),
@@ -48,7 +54,7 @@ COLUMNS = (
     Column("KL to teacher", "nats/token", lambda arm: _with_interval(arm.kl, words.scientific)),
     Column("Agree 1e-4", "% with full", _agreement("1e-04")),
     Column("Agree 1e-5", "% with full", _agreement("1e-05")),
-    Column("Truncated", "%", lambda arm: Cell(show(arm.truncated, words.accuracy))),
+    Column("Truncated", "%", _truncated),
     Column("Time", "", lambda arm: Cell(show(arm.seconds, words.duration))),
 )
 

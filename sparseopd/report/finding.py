@@ -7,6 +7,7 @@ import math
 from sparseopd.artifacts import ArmScores, Interval, Scores
 from sparseopd.report import arms, words
 
+BENCHMARKS_ALONE = "Only public benchmarks were run: their table says what each arm reached."
 TOO_WIDE = 0.5
 """An interval of the gain kept wider than this (50 % of full's gain) cannot show "kept"."""
 MOST_CLAUSES = 4
@@ -32,6 +33,8 @@ def answer(scores: Scores) -> list[str]:
 
     Always at least one sentence. Intervals are those of the scores; nothing is resampled here.
     """
+    if scores.benchmarks and not any(arm.accuracy or arm.kl for arm in scores.arms):
+        return [BENCHMARKS_ALONE]
     if not any(arm.accuracy for arm in scores.arms):
         return _without_grader(scores)
     masked = [arm for arm in arms.of(scores, "masked", "random") if arm.accuracy]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from sparseopd.artifacts import ArmScores, Scores
 from sparseopd.report import arms
+from sparseopd.report.benchmarks import page_benchmarks
 from sparseopd.report.columns import Column, filled_columns
 from sparseopd.report.completions import Exhibit, exhibits
 from sparseopd.report.figures import Drawing, draw_masks, draw_measures
 from sparseopd.report.finding import answer
+from sparseopd.report.page_table import PageTable
 from sparseopd.report.templates import environment, value_text, write_page
 
 
@@ -24,6 +26,7 @@ class Section:
     columns: list[Column]
     drawings: list[list[Drawing]]
     """What was measured, then the masks: each list a block of its own."""
+    benchmarks: PageTable | None
     exhibits: list[Exhibit]
     settings: list[tuple[str, str]]
 
@@ -57,6 +60,7 @@ def _section(scores: Scores, key: str) -> Section:
         drawings=[
             block for block in (draw_measures(scores, key), draw_masks(scores, key)) if block
         ],
+        benchmarks=page_benchmarks(scores),
         exhibits=exhibits(scores),
         settings=_settings(scores),
     )

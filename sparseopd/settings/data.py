@@ -60,7 +60,7 @@ class Data:
     chat_template: dict[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as enable_thinking: false."""
     grader: str | None = None
-    """exact, numeric, regex:PATTERN, package.module:function, or none. Default: exact where there
+    """exact, numeric, math, regex:PATTERN, package.module:function, or none. Default: exact where there
     are answers, else none."""
     limit: Count | None = None
     """Use only the first rows of `train`."""

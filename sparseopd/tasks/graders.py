@@ -2,6 +2,7 @@
 
     exact                    the same text, surrounding white space aside
     numeric                  the completion's last number is the answer's last number
+    math                     the same mathematical expression, by math-verify
     regex:PATTERN            the last match in the completion is the answer
     package.module:function  your own: function(completion, answer) -> bool
     none                     no grading
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparseopd.errors import DataError
+from sparseopd.tasks.expressions import check_installed, mathematical
 from sparseopd.tasks.numbers import last_number, same_number
 
 Grader = Callable[[str, str], bool]
@@ -44,7 +46,12 @@ def numeric(completion: str, answer: str) -> bool:
     return given is not None and same_number(given, wanted)
 
 
-GRADERS: dict[str, Grader | None] = {"exact": exact, "numeric": numeric, "none": None}
+GRADERS: dict[str, Grader | None] = {
+    "exact": exact,
+    "numeric": numeric,
+    "math": mathematical,
+    "none": None,
+}
 
 
 def resolve_grader(name: str) -> Grader | None:
@@ -52,6 +59,8 @@ def resolve_grader(name: str) -> Grader | None:
 
     Raises `DataError` when the name, the pattern or the function behind it is no good.
     """
+    if name == "math":
+        check_installed()
     if name in GRADERS:
         return GRADERS[name]
     if name.startswith(_REGEX):

@@ -28,7 +28,7 @@ def last_number(text: str) -> Fraction | None:
     Reads `-1,234.50`, `2.5e-3`, `3/4` and `\frac{3}{4}`. None where there is no number, or the last
     one is divided by zero.
     """
-    plain = _last_box(text).replace("{,}", ",").replace("−", "-")
+    plain = last_box(text).replace("{,}", ",").replace("−", "-")
     plain = _LATEX_FRACTION.sub(r"\1/\2", plain)
     numbers = list(_NUMBER.finditer(plain))
     if not numbers:
@@ -54,7 +54,7 @@ def _exact(digits: str) -> Fraction | None:
     return Fraction(Decimal(mantissa)) * Fraction(10) ** int(exponent or 0)
 
 
-def _last_box(text: str) -> str:
+def last_box(text: str) -> str:
     r"""Return what stands in the last \boxed{…}, to its matching brace; `text` without a box."""
     boxes = list(_BOX.finditer(text))
     if not boxes:

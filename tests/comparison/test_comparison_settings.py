@@ -61,7 +61,7 @@ def test_any_recipe_is_a_comparison_with_every_control() -> None:
         (["seed=3"], "seed=3 is one seed, and a comparison has several: give seeds="),
         (["seeds=[]"], "seeds is []: give one or more, each once"),
         (["seeds=[1, 1]"], "seeds is [1, 1]: give one or more, each once"),
-        (["tune.factor=1"], "tune.factor is 1: give more than 1"),
+        (["tune.factor=1"], "tune.factor is 1: give 1.1 or more"),
         (["tune.seeds=4"], "tune.seeds is 4, and there are 3 seeds"),
         (["tune.trails=4"], "did you mean tune.trials?"),
         (["train.stepz=4"], "did you mean train.steps?"),

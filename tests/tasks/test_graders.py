@@ -90,7 +90,7 @@ def test_none_is_no_grader() -> None:
     ("name", "sentence"),
     [
         ("numerik", "did you mean numeric"),
-        ("bleu", "choose exact, numeric, none, regex:PATTERN or package.module:function"),
+        ("bleu", "choose exact, numeric, math, none, regex:PATTERN or package.module:function"),
         ("regex:(", "'\\(' is not valid"),
         ("regex:", "no pattern"),
         ("no_such_module:grade", "no_such_module:grade cannot be imported: No module named"),

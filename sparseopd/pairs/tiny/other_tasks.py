@@ -1,8 +1,8 @@
 """Prompts of other tasks, for the students of the bundled pairs: what they forget, what masks carry over.
 
-    sums.jsonl               sums alone, of the numbers that the arithmetic students add
-    three-numbers.jsonl      `123+456-078=`, which no student was taught
-    without-pictures.jsonl   the digits' questions in other words, and no picture
+sums.jsonl               sums alone, of the numbers that the arithmetic students add
+three-numbers.jsonl      `123+456-078=`, which no student was taught
+without-pictures.jsonl   the digits' questions in other words, and no picture
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ def build(out: Path, seed: int, scale: float) -> None:
         for right in NUMBERS
         for sign in ("plus", "times")
     ]
-    _write(
-        out / "without-pictures.jsonl", [{"prompt": one} for one in rng.sample(words, k=OTHERS)]
-    )
+    _write(out / "without-pictures.jsonl", [{"prompt": one} for one in rng.sample(words, k=OTHERS)])
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:
