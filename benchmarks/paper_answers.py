@@ -7,7 +7,10 @@ from statistics import fmean
 
 from sparseopd.analysis.paper import COLUMNS
 from sparseopd.artifacts import Interval
-from sparseopd.results import Results, Study, Verdict
+from sparseopd.results import OverlapRow, Results, Study, Verdict
+
+MARKS = {"above": " ▲", "below": " ▼"}
+"""Of figures that neither null explains, in all seeds."""
 
 
 def table(results: Results) -> str:
@@ -27,8 +30,8 @@ def table(results: Results) -> str:
                 _percent(full.accuracy),
                 f"{_percent(found.accuracy)} ({_percent(found.kept)})",
                 f"{_percent(random.accuracy)} ({_percent(random.kept)})",
-                _verdict(found.equivalence, "equivalent", "not settled"),
-                _verdict(found.superiority, "better", "not better"),
+                _against_full(found.equivalence),
+                _against_random(found.superiority),
                 _percent(study.arm("teacher").accuracy),
             )
         )
@@ -66,8 +69,8 @@ def _arms(study: Study) -> str:
             "–" if arm.lr is None else f"{arm.lr:g}" + ("" if arm.bracketed else " (edge)"),
             _interval(arm.accuracy),
             _interval(arm.kept),
-            _verdict(arm.equivalence, "equivalent", "not settled"),
-            _verdict(arm.superiority, "better", "not better"),
+            _against_full(arm.equivalence),
+            _against_random(arm.superiority),
             "–" if arm.kl is None else f"{arm.kl.mean:.3f}",
             "–" if arm.forgetting is None else f"{arm.forgetting.mean:.3f}",
         )
@@ -77,44 +80,49 @@ def _arms(study: Study) -> str:
 
 
 def _geometry(study: Study) -> str:
+    """Every method's figures as compared in bfloat16, with those of shuffled changes and of noise."""
     rows = []
     for method in dict.fromkeys(row.method for row in study.geometry):
-        for side in ("observed", "master", "shuffled", "gaussian"):
-            own = [row for row in study.geometry if (row.method, row.side) == (method, side)]
-            if own:
-                cells = []
-                for column in COLUMNS:
-                    values = [row.values[column.key] for row in own]
-                    known = [value for value in values if value is not None]
-                    marks = [row.beyond.get(column.key, "") for row in own]
-                    mark = {"above": " ▲", "below": " ▼"}.get(marks[0], "")
-                    cells.append(
-                        (f"{fmean(known):.3g}" if known else "–")
-                        + (mark if len(set(marks)) == 1 else "")
-                    )
-                rows.append((method, side, *cells))
-    return _table(("method", "side", *(column.title for column in COLUMNS)), rows)
+        own = [row for row in study.geometry if row.method == method]
+        cells = []
+        for column in COLUMNS:
+            mean = {
+                side: _mean(row.values[column.key] for row in own if row.side == side)
+                for side in ("observed", "shuffled", "gaussian")
+            }
+            marks = {row.beyond.get(column.key, "") for row in own if row.side == "observed"}
+            mark = MARKS.get(marks.pop(), "") if len(marks) == 1 else ""
+            cells.append(f"{mean['observed']}{mark} ({mean['shuffled']}/{mean['gaussian']})")
+        rows.append((method, *cells))
+    return _table(("method", *(column.title for column in COLUMNS)), rows)
 
 
 def _overlaps(study: Study) -> str:
+    """Means over seeds, or over pairs of them."""
+    groups: dict[tuple[str, str, str], list[OverlapRow]] = {}
+    for row in study.overlaps:
+        first, second = (name.partition(" (seed")[0] for name in (row.first, row.second))
+        names = ("one seed", "another") if row.question == "seeds" else (first, second)
+        groups.setdefault((row.of, names[0], names[1]), []).append(row)
     rows = [
         (
-            row.question, row.first, row.second,
-            f"{100 * row.chance:.1f} → {_share(row.coverage)}", _share(row.null),
-            f"{100 * row.chance_back:.1f} → {_share(row.coverage_back)}", _share(row.null_back),
+            of, first, second,
+            f"{_share(row.chance for row in own)} → {_share(row.coverage for row in own)}",
+            _share(row.null for row in own),
+            f"{_share(row.chance_back for row in own)} → {_share(row.coverage_back for row in own)}",
+            _share(row.null_back for row in own),
         )
-        for row in study.overlaps
+        for (of, first, second), own in groups.items()
     ]  # fmt: skip
-    return _table(("question", "A", "B", "A in B", "null", "B in A", "null"), rows)
+    return _table(("of", "A", "B", "A in B", "null", "B in A", "null"), rows)
 
 
 def _settling(study: Study) -> str:
     rows = []
     for steps in dict.fromkeys(row.steps for row in study.settling):
         own = [row for row in study.settling if row.steps == steps]
-        nulls = [row.null for row in own if row.null is not None]
-        coverage = fmean(row.coverage for row in own)
-        rows.append((str(steps), f"{100 * coverage:.1f}", f"{100 * fmean(nulls):.1f}"))
+        coverage, null = (row.coverage for row in own), (row.null for row in own)
+        rows.append((str(steps), _share(coverage), _share(null)))
     return _table(("steps", "coverage", "null"), rows)
 
 
@@ -151,16 +159,31 @@ def _interval(interval: Interval | None) -> str:
     return f"{100 * interval.mean:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def _verdict(verdict: Verdict | None, yes: str, no: str) -> str:
+def _against_full(verdict: Verdict | None) -> str:
     if verdict is None:
         return "–"
     difference = verdict.difference
-    words = yes if verdict.found else no
-    return (
-        f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), "
-        f"{words}"
-    )
+    apart = "higher" if difference.low > 0 else "lower" if difference.high < 0 else "not settled"
+    return f"{_points(difference)}, {'equivalent' if verdict.found else apart}"
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _against_random(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "–"
+    words = "better" if verdict.found else f"not shown, p {verdict.adjusted:.2g}"
+    return f"{_points(verdict.difference)}, {words}"
+
+
+def _points(difference: Interval) -> str:
+    mean, low, high = (100 * one for one in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _share(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * fmean(known):.1f}" if known else "–"
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.3g}" if known else "–"

@@ -90,9 +90,9 @@ class Comparisons:
                 {
                     "first": pair.first,
                     "second": pair.second,
-                    "all": _figures(pair.overlap),
-                    "by_block": {name: _figures(one) for name, one in pair.blocks.items()},
-                    "by_layer": {str(name): _figures(one) for name, one in pair.layers.items()},
+                    "all": figures(pair.overlap),
+                    "by_block": {name: figures(one) for name, one in pair.blocks.items()},
+                    "by_layer": {str(name): figures(one) for name, one in pair.layers.items()},
                     "agreement": pair.agreement,
                 }
                 for pair in self.pairs
@@ -166,7 +166,8 @@ def turned(overlap: Overlap) -> Overlap:
     return replace(overlap, first=overlap.second, second=overlap.first)
 
 
-def _figures(overlap: Overlap) -> dict[str, Any]:
+def figures(overlap: Overlap) -> dict[str, Any]:
+    """Return counts and shares of an overlap, as comparison.json holds them."""
     back = turned(overlap)
     return {
         **asdict(overlap),

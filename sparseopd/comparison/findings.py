@@ -8,6 +8,7 @@ from typing import Any
 from sparseopd.artifacts import RunDir
 from sparseopd.comparison.arms import OPD
 from sparseopd.comparison.courses import StudyOutcome, read
+from sparseopd.comparison.jobs import Overlapping
 from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.words import optimizer_words
 from sparseopd.results import GeometryRow, OverlapRow, SettlingRow, TelemetryRow
@@ -41,13 +42,11 @@ def overlap_rows(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> list[Ove
     rows = []
     for question, pairs in plan.study.overlaps.items():
         for seed, job in outcome.overlaps[question].items():
-            found = read(job, root)
-            rows += [_overlap(question, pair, found, f" (seed {seed})") for pair in pairs]
+            for of, found in _kinds(job, root).items():
+                rows += [_overlap(question, pair, of, found, f" (seed {seed})") for pair in pairs]
     if outcome.seeds is not None:
-        found = read(outcome.seeds, root)
-        rows += [
-            _overlap("seeds", (pair["first"], pair["second"]), found) for pair in found["pairs"]
-        ]
+        for of, found in _kinds(outcome.seeds, root).items():
+            rows += [_overlap("seeds", (one["first"], one["second"]), of, found) for one in found]
     return rows
 
 
@@ -70,7 +69,7 @@ def telemetry_rows(outcome: StudyOutcome, root: Path) -> list[TelemetryRow]:
             seen = [
                 row["telemetry"]
                 for row in RunDir(run.path(root)).read_metrics()
-                if row.get("telemetry")
+                if row.get("telemetry", {}).keys() & {"cos_m_g", "cv_sqrt_v"}
             ]
             if seen:
                 rows.append(
@@ -96,10 +95,16 @@ def _beyond(verdicts: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def _kinds(job: Overlapping, root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the overlaps of supports, and of masks."""
+    found = read(job, root)
+    return {SUPPORT: found["pairs"], f"top {100 * job.top:g} %": found["masks"]}
+
+
 def _overlap(
-    question: str, pair: tuple[str, str], found: dict[str, Any], suffix: str = ""
+    question: str, pair: tuple[str, str], of: str, found: list[dict[str, Any]], suffix: str = ""
 ) -> OverlapRow:
-    for one in found["pairs"]:
+    for one in found:
         forth = (one["first"], one["second"]) == tuple(pair)
         if not forth and (one["second"], one["first"]) != tuple(pair):
             continue
@@ -116,6 +121,6 @@ def _overlap(
             null=told[f"null{there}"],
             null_back=told[f"null{back}"],
             jaccard=told["jaccard"],
-            of=SUPPORT,
+            of=of,
         )
     raise KeyError(pair)

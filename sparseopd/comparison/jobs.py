@@ -193,16 +193,18 @@ class Agreeing(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class Overlapping(Job):
-    """The supports of several updates, every two of them."""
+    """The supports of several updates, and their masks, every two of them."""
 
     runs: dict[str, Training]
+    top: float = 0.1
+    """Density of the masks."""
 
     folder = "overlaps"
     suffix = ".json"
 
     def depends_on(self) -> Any:
         """The runs."""
-        return {name: run.hash for name, run in self.runs.items()}
+        return [self.top, {name: run.hash for name, run in self.runs.items()}]
 
     def needs(self) -> list[Job]:
         """The runs."""

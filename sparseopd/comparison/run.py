@@ -97,7 +97,7 @@ def workers_of(comparison: Comparison) -> tuple[int, int, int]:
 
 def expected(plan: StudyPlan, pace: Pace, root: Path) -> Expected:
     """Count the jobs of a study, as far as they are known before any rate is chosen."""
-    jobs = _known_jobs(plan)
+    jobs = _known_jobs(plan, root)
     left = [job for job in jobs.values() if not job.is_done(root)]
     kinds = [type(job).__name__ for job in jobs.values()]
     return Expected(
@@ -164,8 +164,8 @@ def _courses(found: list[StudyPlan], root: Path) -> dict[str, Course]:
     return courses
 
 
-def _known_jobs(plan: StudyPlan) -> dict[str, Job]:
-    """Return the jobs of a study by name; rates that tuning will choose are stood in for."""
+def _known_jobs(plan: StudyPlan, root: Path) -> dict[str, Job]:
+    """Return the jobs of a study by name; rates that tuning has yet to choose are stood in for."""
     found: dict[str, Job] = {}
 
     def add(job: Job) -> None:
@@ -177,9 +177,20 @@ def _known_jobs(plan: StudyPlan) -> dict[str, Job]:
     for job in explored(plan):
         add(job)
     for name, arm in plan.study.arms.items():
-        for job in _stand_ins(plan, name, arm):
+        asked, ends = _asked(arm_course(plan, name, arm, root), root)
+        for job in asked if ends else [*asked, *_stand_ins(plan, name, arm)]:
             add(job)
     return found
+
+
+def _asked(course: Course, root: Path) -> tuple[list[Job], bool]:
+    """Return the jobs of a course as far as they are done, and whether they are all."""
+    asked: list[Job] = []
+    for jobs in course:
+        asked += jobs
+        if not all(job.is_done(root) for job in jobs):
+            return asked, False
+    return asked, True
 
 
 def _stand_ins(plan: StudyPlan, name: str, arm: Arm) -> list[Job]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from functools import singledispatch
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparseopd.adapter_files.extract import extract
 from sparseopd.analysis.agreement import agreement
 from sparseopd.analysis.analyze import analyze
-from sparseopd.analysis.comparison import compare_supports
+from sparseopd.analysis.comparison import compare_supports, figures
 from sparseopd.analysis.paper import COLUMNS, paper_rows
 from sparseopd.analysis.settings import AnalysisSettings
 from sparseopd.artifacts import Provenance, RunDir, read_json, write_json
@@ -184,7 +186,28 @@ def _overlap(job: Overlapping, root: Path) -> None:
         {name: str(_ended(run, root).checkpoint) for name, run in job.runs.items()},
         dtype=COMPARED,
     )
-    write_json(job.path(root), found.as_json())
+    write_json(job.path(root), {**found.as_json(), "masks": _mask_overlaps(job, root)})
+
+
+def _mask_overlaps(job: Overlapping, root: Path) -> list[dict[str, Any]]:
+    """Compare the top-k masks of the updates, every two of them."""
+    names = list(job.runs)
+    base = open_tensors(_source(job.runs[names[0]]))
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        masks = [
+            select(
+                base,
+                str(_ended(run, root).checkpoint),
+                selection=build(selector="topk", density=job.top),
+                output=Path(folder) / f"{place}.safetensors",
+            )
+            for place, run in enumerate(job.runs.values())
+        ]
+        found = overlaps(masks, base)
+    return [
+        {"first": names[one], "second": names[two], "all": figures(together(rows))}
+        for (one, two), rows in found.items()
+    ]
 
 
 @_do.register

@@ -99,6 +99,7 @@ def test_every_arm_is_measured_with_every_seed_at_its_best_rate(finished: Path) 
     assert found.costs.shipped_bytes < study.arm("full OPD").costs.shipped_bytes / 3
     assert {row.side for row in study.geometry} == {"observed", "master", "shuffled", "gaussian"}
     assert {row.question for row in study.overlaps} == {"methods", "seeds"}
+    assert {row.of for row in study.overlaps} == {"support", "top 10 %"}
     assert [row.steps for row in study.settling] == [2, 2]
     assert {row.optimizer for row in study.telemetry} == {"adamw"}
 
