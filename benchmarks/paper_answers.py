@@ -7,7 +7,8 @@ from statistics import fmean
 
 from sparseopd.analysis.paper import COLUMNS
 from sparseopd.artifacts import Interval
-from sparseopd.results import OverlapRow, Results, Study, Verdict
+from sparseopd.report.comparison_overlaps import mean_overlaps
+from sparseopd.results import Results, Study, Verdict
 
 MARKS = {"above": " ▲", "below": " ▼"}
 """Of figures that neither null explains, in all seeds."""
@@ -98,21 +99,13 @@ def _geometry(study: Study) -> str:
 
 
 def _overlaps(study: Study) -> str:
-    """Means over seeds, or over pairs of them."""
-    groups: dict[tuple[str, str, str], list[OverlapRow]] = {}
-    for row in study.overlaps:
-        first, second = (name.partition(" (seed")[0] for name in (row.first, row.second))
-        names = ("one seed", "another") if row.question == "seeds" else (first, second)
-        groups.setdefault((row.of, names[0], names[1]), []).append(row)
     rows = [
         (
-            of, first, second,
-            f"{_share(row.chance for row in own)} → {_share(row.coverage for row in own)}",
-            _share(row.null for row in own),
-            f"{_share(row.chance_back for row in own)} → {_share(row.coverage_back for row in own)}",
-            _share(row.null_back for row in own),
+            row.of, row.first, row.second,
+            f"{_share([row.chance])} → {_share([row.coverage])}", _share([row.null]),
+            f"{_share([row.chance_back])} → {_share([row.coverage_back])}", _share([row.null_back]),
         )
-        for (of, first, second), own in groups.items()
+        for row in mean_overlaps(study.overlaps)
     ]  # fmt: skip
     return _table(("of", "A", "B", "A in B", "null", "B in A", "null"), rows)
 

@@ -11,11 +11,8 @@ from sparseopd.report.comparison_answer import p_text
 from sparseopd.report.comparison_arms import (
     against_full,
     against_random,
-    by_density,
-    by_steps,
     full,
     grouped,
-    least_equal,
     main,
 )
 from sparseopd.report.page_table import Cell, Line, PageTable
@@ -57,8 +54,6 @@ def studies_table(results: Results) -> PageTable:
         ("Mask", "accuracy, %"),
         ("Trained", "% of all"),
         ("Gain kept", "% of full's"),
-        ("Least density", "equal"),
-        ("Fewest steps", "equal"),
     ]
     note = "The main mask of each study; its other arms are below."
     return PageTable("The studies side by side", "Study", columns, lines, note, "arms.csv")
@@ -160,9 +155,6 @@ def _table(title: str, columns: Sequence[_Column], study: Study, note: str, csv:
 
 def _at_a_glance(study: Study, arm: ArmResult) -> list[Cell]:
     whole = full(study)
-    small = least_equal(by_density(study).get("discovered", []))
-    short = [one for arms in by_steps(study).values() if (one := least_equal(arms))]
-    steps = [f"{one.discovery_steps} at {words.density(one.density or 0)} %" for one in short]
     return [
         _equivalence(arm),
         _superiority(arm),
@@ -170,8 +162,6 @@ def _at_a_glance(study: Study, arm: ArmResult) -> list[Cell]:
         _interval(arm.accuracy, words.accuracy),
         _trained(arm),
         _interval(arm.kept, words.kept),
-        Cell(words.show(small.density if small else None, words.density, " %")),
-        Cell(", ".join(steps) or MISSING),
     ]
 
 

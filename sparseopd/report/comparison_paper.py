@@ -12,6 +12,7 @@ from sparseopd.artifacts import Interval
 from sparseopd.report import words
 from sparseopd.report.comparison_arms import by_density, discovered, full, main, same_density
 from sparseopd.report.comparison_optimizers import optimizers_table
+from sparseopd.report.comparison_overlaps import mean_overlaps
 from sparseopd.report.page_table import Cell, Line, PageTable
 from sparseopd.report.paper_tables import MASK_TRAINING, OVERLAPS, MaskTraining, Overlap
 from sparseopd.report.paper_words import SIDES, figures
@@ -107,13 +108,14 @@ def overlap_table(results: Results) -> PageTable | None:
     lines: list[Line] = []
     for study in results.studies:
         if study.overlaps:
-            lines += [Line(study.name), *map(_overlap_line, study.overlaps)]
+            lines += [Line(study.name), *map(_overlap_line, mean_overlaps(study.overlaps))]
     if not lines:
         return None
     lines += [Line(PAPERS), *map(_published_overlap, OVERLAPS)]
     note = (
         "Percent. Observed: the share of A that lies in B. Chance: B's density. |W| null: the same share if "
-        "B is drawn anew within every |W| quantile of every tensor. Back: A and B exchanged."
+        "B is drawn anew within every |W| quantile of every tensor. Back: A and B exchanged. Ours are means "
+        "over seeds."
     )
     heads = ("Chance", "|W| null", "Observed")
     columns = [

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from sparseopd.report import words
+from sparseopd.report.comparison_overlaps import mean_overlaps
 from sparseopd.report.svg import INK, WIDTH, house_style
 from sparseopd.results import OverlapRow, Study
 
@@ -28,7 +29,7 @@ def caption(study: Study) -> str:
     """Say what an overlap is, and which pairs are left out."""
     text = (
         "The share of the first that lies in the second: by chance, if the second is drawn anew among "
-        "weights of the same size, and as observed. Figures: null → observed."
+        "weights of the same size, and as observed; means over seeds. Figures: null → observed."
     )
     left = len(_rows(study)) - MOST
     return f"{text} {left} more pairs are in the table." if left > 0 else text
@@ -64,7 +65,7 @@ def describe_overlaps(study: Study) -> str:
 
 
 def _rows(study: Study) -> list[OverlapRow]:
-    return [row for row in study.overlaps if row.coverage is not None]
+    return [row for row in mean_overlaps(study.overlaps) if row.coverage is not None]
 
 
 def _name(row: OverlapRow) -> str:
