@@ -20,17 +20,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import sparseopd
 from sparseopd.errors import RunFolderError
 
 
@@ -321,15 +318,6 @@ def _interval(value: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"mean", "low", "high"}:
         return Interval(**value)
     return value
-
-
-LIBRARIES = ("torch", "transformers", "trl", "datasets", "safetensors", "scipy")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package, Python and the libraries that decide a run's bits."""
-    own = {"sparseopd": sparseopd.__version__, "python": platform.python_version()}
-    return own | {library: version(library) for library in LIBRARIES}
 
 
 class Progress(Protocol):

@@ -15,7 +15,7 @@ LEVELS = [
     {"errors", "ranges", "singular"},
     {"selection"},
     {"settings"},
-    {"recipe", "artifacts", "combinations"},
+    {"recipe", "artifacts", "combinations", "versions"},
     {"results", "benchmark_scores"},
     {"pairs", "tasks"},
     {"masks"},

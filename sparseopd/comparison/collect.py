@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparseopd.analysis.nulls import KINDS
-from sparseopd.artifacts import Interval, RunDir, versions
+from sparseopd.artifacts import Interval, RunDir
 from sparseopd.comparison.arms import OPD, Arm, reference
 from sparseopd.comparison.courses import ArmOutcome, StudyOutcome, read
 from sparseopd.comparison.findings import geometry, overlap_rows, settling_rows, telemetry_rows
@@ -26,6 +26,7 @@ from sparseopd.evaluation.inference import Finding, holm
 from sparseopd.results import ArmResult, Costs, Results, Study, Trial, Verdict
 from sparseopd.settings.objective import CONTRASTS
 from sparseopd.settings.optimizer import Optimizer
+from sparseopd.versions import versions
 
 CHOSEN = {"topk": "discovered"}
 LIKE = {None: "random", "tensor": "random per tensor", "magnitude": "random by |W|"}

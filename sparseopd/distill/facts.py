@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from sparseopd.artifacts import RunDir, RunFacts, versions, written_whole
+from sparseopd.artifacts import RunDir, RunFacts, written_whole
 from sparseopd.masks import Mask
 from sparseopd.recipe import Recipe
+from sparseopd.versions import versions
 
 
 def record(

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sparseopd.analysis.agreement import agreement
-from sparseopd.artifacts import Progress, Scores, versions
+from sparseopd.artifacts import Progress, Scores
 from sparseopd.errors import PairError, RequestError
 from sparseopd.evaluation.arms import (
     Arm,
@@ -52,6 +52,7 @@ from sparseopd.pairs import (
 from sparseopd.pairs.loading import Processor
 from sparseopd.recipe import Recipe
 from sparseopd.tasks import Prompts, load_prompts
+from sparseopd.versions import versions
 
 
 def silent(stage: str, done: int, total: int, unit: str = "", detail: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sparseopd.artifacts import ArmScores, Progress, Scores, versions
+from sparseopd.artifacts import ArmScores, Progress, Scores
 from sparseopd.errors import RecipeError
 from sparseopd.evaluation.arms import Arm, plain_arms
 from sparseopd.evaluation.harness import (
@@ -30,6 +30,7 @@ from sparseopd.evaluation.teachers import free_memory
 from sparseopd.pairs import load_model, load_processor, pick_device
 from sparseopd.recipe import Evaluate, Model
 from sparseopd.settings.reading import apply_override, check_keys, sentence
+from sparseopd.versions import versions
 
 
 @dataclass(kw_only=True)
