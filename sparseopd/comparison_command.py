@@ -65,6 +65,8 @@ def compare(
     found = work.plans(comparison)
     say("planning: a few steps of every study are timed first")
     paces = work.measure_pace(found, comparison, folder)
+    for sentence in (sentence for plan in found for sentence in plan.left_out):
+        explain(sentence)
     rows = [work.expected(plan, paces[plan.name], folder) for plan in found]
     console.print(plan_table(rows, work.workers_of(comparison)[0]))
     if dry_run:

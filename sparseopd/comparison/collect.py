@@ -32,6 +32,7 @@ CHOSEN = {"topk": "discovered"}
 LIKE = {None: "random", "tensor": "random per tensor", "magnitude": "random by |W|"}
 STATE_BYTES = {"adamw": 8, "adam": 8, "adamw-8bit": 2, "paged-adamw-8bit": 2}
 """Of an optimizer's two moments, for each coordinate."""
+NOT_NEGATIVE = (0.0, float("inf"))
 CURVE = ("step", "loss", "kl", "entropy")
 
 
@@ -102,7 +103,7 @@ def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
         overlaps=overlap_rows(plan, outcome, root),
         settling=settling_rows(outcome, root),
         telemetry=telemetry_rows(outcome, root),
-        notes=_notes(measured),
+        notes=[*plan.left_out, *_notes(measured)],
     )
 
 
@@ -114,7 +115,7 @@ def _given(kind: str, arm: Scored, statistics: Statistics, comparison: Compariso
         seeds=seed_results(arm, comparison.pass_at, {}, {}),
         accuracy=statistics.share(arm.accuracy),
         pass_at=_pass_at(arm, statistics, comparison),
-        kl=statistics.interval(arm.kl),
+        kl=statistics.interval(arm.kl, NOT_NEGATIVE),
     )
 
 
@@ -166,7 +167,7 @@ def _arm(
         pass_at=_pass_at(own, statistics, plan.comparison),
         gain=statistics.interval(gains),
         kept=statistics.kept(own, measured[full] if full else None, source),
-        kl=statistics.interval(own.kl),
+        kl=statistics.interval(own.kl, NOT_NEGATIVE),
         forgetting=_spread(own.forgetting),
         costs=_costs(price, arm.kind, run.recipe.optimizer, [s for s in seconds.values() if s]),
         curve=[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,9 @@ class StudyPlan:
     train_rows: int
     """Rows its recipe could train on."""
     numel: int
-    """Coordinates of the student; 0 where no arm needs to know."""
+    """Coordinates of the student."""
+    left_out: list[str] = field(default_factory=list)
+    """Sentences on arms that the student cannot have."""
 
     @property
     def seeds(self) -> list[int]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparseopd.artifacts import Progress, written_whole
-from sparseopd.comparison.arms import Arm
+from sparseopd.comparison.arms import Arm, default_arms
 from sparseopd.comparison.collect import collect
 from sparseopd.comparison.courses import (
     Course,
@@ -39,6 +39,7 @@ from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.settings import Comparison
 from sparseopd.comparison.tuning import first_rates
 from sparseopd.comparison.workers import only_one, pool
+from sparseopd.errors import RecipeError
 from sparseopd.results import Results
 
 RESULTS = "comparison.json"
@@ -61,7 +62,12 @@ class Expected:
 
 
 def plans(comparison: Comparison) -> list[StudyPlan]:
-    """Return the plan of every study. Raises `RequestError` where data or models are out of reach."""
+    """Return the plan of every study.
+
+    Arms that nobody asked for by name, and that the student is too small for, are left out. Raises
+    `RequestError` where data or models are out of reach, or such an arm was asked for.
+    """
+    from sparseopd.comparison.adapters import impossible
     from sparseopd.comparison.measuring import count_train
     from sparseopd.pairs import open_tensors
     from sparseopd.pairs.locate import weights_folder
@@ -69,14 +75,22 @@ def plans(comparison: Comparison) -> list[StudyPlan]:
     found = []
     for name, study in comparison.studies.items():
         recipe = comparison.recipes()[name]
-        student = open_tensors(str(weights_folder(recipe.student.path, recipe.student.revision)))
+        folder = weights_folder(recipe.student.path, recipe.student.revision)
+        student = open_tensors(str(folder))
+        numel = sum(student.shape(tensor).numel() for tensor in student.keys())
+        without = impossible(folder, study.arms, numel)
+        for arm, why in without.items():
+            if study.arms != default_arms(recipe):
+                raise RecipeError(f"{name}: the arm {arm!r} cannot be trained: {why}")
+        arms = {arm: one for arm, one in study.arms.items() if arm not in without}
         found.append(
             StudyPlan(
                 name=name,
-                study=study,
+                study=replace(study, arms=arms),
                 comparison=comparison,
                 train_rows=count_train(recipe),
-                numel=sum(student.shape(tensor).numel() for tensor in student.keys()),
+                numel=numel,
+                left_out=[f"{arm} was left out: {why}" for arm, why in without.items()],
             )
         )
     return found

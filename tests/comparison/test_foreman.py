@@ -102,3 +102,18 @@ def test_the_first_failure_ends_the_whole(tmp_path: Path) -> None:
 def test_a_name_changes_with_what_it_depends_on_and_not_with_the_label() -> None:
     assert Note(label="third", after=(SECOND, FIRST)).hash == THIRD.hash
     assert Note(label="third", after=(SECOND,)).hash != THIRD.hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twin(Note):
+    """Depends on nothing, whatever it is called."""
+
+    def depends_on(self) -> Any:
+        return []
+
+
+def test_two_names_of_the_same_work_both_have_a_result(tmp_path: Path) -> None:
+    twins: list[Job] = [Twin(label="one"), Twin(label="another")]
+    carry_out(tmp_path, arms=asks(twins))
+    assert twins[0].hash == twins[1].hash
+    assert all(twin.is_done(tmp_path) for twin in twins)
