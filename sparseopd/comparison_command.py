@@ -28,7 +28,7 @@ Output = Annotated[
         "-o",
         "--output",
         help="Its folder; one that was begun is gone on with.",
-        show_default="NAME, the comparison's own",
+        show_default="compare-NAME",
     ),
 ]
 
@@ -42,7 +42,10 @@ def compare(
     json: options.Json = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the resolved comparison and the plan, and stop."),
+        typer.Option(
+            "--dry-run",
+            help="Print the resolved comparison and the plan, for which a few steps are timed.",
+        ),
     ] = False,
 ) -> None:
     """Train every arm with every seed, each at its own learning rate, and report which is better."""
@@ -52,7 +55,7 @@ def compare(
     if workers is not None:
         settings = [*settings, f"workers={workers}"]
     comparison = load(named, settings)
-    folder = output or Path(comparison.name)
+    folder = output or Path(f"compare-{comparison.name}")
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file: give a folder with -o")
     if dry_run:
