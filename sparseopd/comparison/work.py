@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,9 @@ def _shipped(run: RunDir, mask: Mask | None, beside: Path) -> int:
         return _bytes(run.checkpoint)
     folder = beside.with_suffix(".part")
     shutil.rmtree(folder, ignore_errors=True)
-    extract(mask.provenance.base, str(run.checkpoint), folder, mask=mask)
+    # Named by the run and not by its place, so that the size is the same in any folder.
+    known = replace(mask.provenance, tuned=run.path.name)
+    extract(mask.provenance.base, str(run.checkpoint), folder, mask=mask, provenance=known)
     shipped = _bytes(folder)
     shutil.rmtree(folder)
     return shipped

@@ -60,7 +60,14 @@ def test_hub_models_pass_offline_as_not_checked(sparseopd: Command) -> None:
     assert max(map(len, ran.err.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("[pt]*/*.yaml"), key=str))
+RECIPES = [
+    path
+    for path in sorted((ROOT / "recipes").glob("[pt]*/*.yaml"))
+    if "studies:" not in path.read_text()  # a comparison is none
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_passes_offline(recipe: Path, sparseopd: Command) -> None:
     ran = sparseopd("check", recipe)
     assert ran.code == 0, ran.err
