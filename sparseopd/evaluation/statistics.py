@@ -84,7 +84,9 @@ def _percentiles(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    # Of equal values the two percentiles are interpolated apart, by a unit in the last place.
+    low, high = sorted(map(float, result.confidence_interval))
+    return low, high
 
 
 def _ratio(numerator: Any, denominator: Any, axis: int) -> Any:

@@ -95,6 +95,11 @@ def test_a_confidence_narrower_than_another_lies_inside_it() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+def test_equal_values_have_an_interval_that_is_not_inside_out() -> None:
+    interval = bootstrap_mean(np.full(2, 3.7817035399095457e-78), resamples=50)
+    assert interval.low <= interval.high
+
+
 floats = st.floats(-1, 1, allow_subnormal=False)
 
 

@@ -14,7 +14,12 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 TWO = [*SHORT, "train.steps=2", "discover.steps=2", "discover.check_every=0"]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+NAMES = sorted(
+    path.stem for path in RECIPES.glob("*.yaml") if "studies:" not in path.read_text()
+)  # a comparison is no recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_two_steps(name: str, tmp_path: Path, sparseopd: Command) -> None:
     found, sparse = tmp_path / "found", tmp_path / "sparse"
     ran = sparseopd("discover", name, *TWO, "-o", found)
