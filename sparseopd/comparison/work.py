@@ -121,7 +121,13 @@ def _choose(job: Choosing, root: Path) -> None:
         like=None if job.like is None else Mask.load(job.like.path(root)),
         seed=job.seed,
         output=temporary,
-        provenance=Provenance(base=job.student, steps=job.steps, recipe_hash=job.hash),
+        # The run's name and not its place, so that the file is the same in any folder.
+        provenance=Provenance(
+            base=job.student,
+            tuned=job.run.key if job.run else "",
+            steps=job.steps,
+            recipe_hash=job.hash,
+        ),
     )
     temporary.replace(path)
 
