@@ -28,7 +28,6 @@ from sparseopd.settings.objective import CONTRASTS
 from sparseopd.settings.optimizer import Optimizer
 from sparseopd.versions import versions
 
-CHOSEN = {"topk": "discovered"}
 LIKE = {None: "random", "tensor": "random per tensor", "magnitude": "random by |W|"}
 STATE_BYTES = {"adamw": 8, "adam": 8, "adamw-8bit": 2, "paged-adamw-8bit": 2}
 """Of an optimizer's two moments, for each coordinate."""
@@ -72,7 +71,7 @@ def collect(
 def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
     comparison, recipe = plan.comparison, plan.recipe
     statistics = Statistics(comparison.confidence, comparison.resamples, comparison.margin)
-    source = {seed: read(job, root) for seed, job in outcome.sources.items()}
+    source = {seed: read(job, root) for seed, job in outcome.explored.sources.items()}
     first = next(iter(source.values()))
     if "failed" in first:
         raise SparseOPDError(f"the source of {plan.name} cannot be measured: {first['failed']}")
@@ -87,8 +86,8 @@ def _study(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> Study:
     arms = [_given("source", before, statistics, comparison)]
     arms += [_arm(name, plan, outcome, measured, before, statistics, root) for name in outcome.arms]
     arms = _judged(arms, outcome, measured, statistics)
-    if outcome.teachers:
-        told = {seed: read(job, root) for seed, job in outcome.teachers.items()}
+    if outcome.explored.teachers:
+        told = {seed: read(job, root) for seed, job in outcome.explored.teachers.items()}
         arms.append(_given("teacher", score(told), statistics, comparison))
     teachers = {name: teacher.path for name, teacher in recipe.all_teachers().items()}
     return Study(
@@ -244,7 +243,7 @@ def _chosen(told: ArmOutcome) -> str:
         return ""
     if mask.selector == "random":
         return LIKE[mask.like]
-    return CHOSEN.get(mask.selector, mask.selector)
+    return "discovered" if mask.selector == "topk" else mask.selector
 
 
 def _found_on(arm: Arm) -> str:

@@ -49,11 +49,11 @@ class ArmOutcome:
 
 
 @dataclass(frozen=True)
-class StudyOutcome:
-    """All jobs of a study, done."""
+class Explored:
+    """The jobs of a study that wait for no tuning."""
 
-    arms: dict[str, ArmOutcome]
     sources: dict[int, Measuring]
+    """By seed, as all that follow by one number."""
     teachers: dict[int, Measuring]
     looks: dict[tuple[str, int], Looking]
     """By exploration and seed."""
@@ -61,7 +61,27 @@ class StudyOutcome:
     """By question and seed."""
     seeds: Overlapping | None
     settling: dict[int, Settling]
+
+    def jobs(self) -> list[Job]:
+        """Return all of them, those that tell most of the pair first."""
+        return [
+            *self.sources.values(),
+            *self.teachers.values(),
+            *self.looks.values(),
+            *(job for by_seed in self.overlaps.values() for job in by_seed.values()),
+            *([self.seeds] if self.seeds else []),
+            *self.settling.values(),
+        ]
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """All jobs of a study, done."""
+
+    arms: dict[str, ArmOutcome]
+    explored: Explored
     agreements: dict[tuple[str, int], Agreeing]
+    """By arm and seed."""
 
 
 def arm_course(plan: StudyPlan, name: str, arm: Arm, root: Path) -> Course:
@@ -86,29 +106,17 @@ def arm_course(plan: StudyPlan, name: str, arm: Arm, root: Path) -> Course:
     return ArmOutcome(arm, dict(sorted(scores.items())), best, runs, tests, price)
 
 
-def explored(plan: StudyPlan) -> list[Job]:
-    """Return the jobs of a study that wait for no tuning, those others need first."""
-    looks, overlaps, seeds, settling = _explorations(plan)
-    return [
-        *(job for by_seed in plan.given() for job in by_seed.values()),
-        *looks.values(),
-        *(job for by_seed in overlaps.values() for job in by_seed.values()),
-        *([seeds] if seeds else []),
-        *settling.values(),
-    ]
-
-
 def exploration_course(plan: StudyPlan) -> Course:
-    """Do what waits for no tuning."""
-    yield explored(plan)
+    """Do what waits for no tuning; return `Explored`."""
+    explored = explore(plan)
+    yield explored.jobs()
+    return explored
 
 
-def ending_course(plan: StudyPlan, arms: Mapping[str, ArmOutcome]) -> Course:
+def ending_course(plan: StudyPlan, explored: Explored, arms: Mapping[str, ArmOutcome]) -> Course:
     """Compare finished arms with the full one; return `StudyOutcome`."""
-    looks, overlaps, seeds, settling = _explorations(plan)
     name_of_full = reference({name: outcome.arm for name, outcome in arms.items()})
     full = arms[name_of_full] if name_of_full is not None else None
-    sources, teachers = plan.given()
     agreements = {
         (name, seed): Agreeing(label=f"{plan.name} {name} seed {seed}", run=run, reference=full.runs[seed])
         for name, outcome in arms.items()
@@ -116,16 +124,7 @@ def ending_course(plan: StudyPlan, arms: Mapping[str, ArmOutcome]) -> Course:
         if full is not None and outcome is not full
     }  # fmt: skip
     yield list(agreements.values())
-    return StudyOutcome(
-        arms=dict(arms),
-        sources=sources,
-        teachers=teachers,
-        looks=looks,
-        overlaps=overlaps,
-        seeds=seeds,
-        settling=settling,
-        agreements=agreements,
-    )
+    return StudyOutcome(dict(arms), explored, agreements)
 
 
 def read(job: Job, root: Path) -> Any:
@@ -133,14 +132,8 @@ def read(job: Job, root: Path) -> Any:
     return read_json(job.path(root))
 
 
-def _explorations(
-    plan: StudyPlan,
-) -> tuple[
-    dict[tuple[str, int], Looking],
-    dict[str, dict[int, Overlapping]],
-    Overlapping | None,
-    dict[int, Settling],
-]:
+def explore(plan: StudyPlan) -> Explored:
+    """Return what a study looks at besides its arms."""
     study, label = plan.study, plan.name
     looks = {
         (name, seed): Looking(label=f"{label} {name} seed {seed}", run=plan.exploration(name, seed))
@@ -172,7 +165,8 @@ def _explorations(
         )
         for seed in (plan.seeds if study.settling else [])
     }
-    return looks, overlaps, seeds, settling
+    sources, teachers = plan.given()
+    return Explored(sources, teachers, looks, overlaps, seeds, settling)
 
 
 def _score(trials: list[Measuring], root: Path) -> Score:

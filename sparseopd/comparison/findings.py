@@ -19,7 +19,7 @@ SUPPORT = "support"
 def geometry(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> list[GeometryRow]:
     """Return the paper's table row of every update that was looked at, and of its nulls."""
     rows = []
-    for (name, seed), job in outcome.looks.items():
+    for (name, seed), job in outcome.explored.looks.items():
         found = read(job, root)
         kind = job.run.recipe.objective.kind
         method = kind if name == OPD or kind != plan.recipe.objective.kind else name
@@ -41,11 +41,11 @@ def overlap_rows(plan: StudyPlan, outcome: StudyOutcome, root: Path) -> list[Ove
     """Return the overlaps of supports that the study asks for, and of the seeds."""
     rows = []
     for question, pairs in plan.study.overlaps.items():
-        for seed, job in outcome.overlaps[question].items():
+        for seed, job in outcome.explored.overlaps[question].items():
             for of, found in _kinds(job, root).items():
                 rows += [_overlap(question, pair, of, found, f" (seed {seed})") for pair in pairs]
-    if outcome.seeds is not None:
-        for of, found in _kinds(outcome.seeds, root).items():
+    if outcome.explored.seeds is not None:
+        for of, found in _kinds(outcome.explored.seeds, root).items():
             rows += [_overlap("seeds", (one["first"], one["second"]), of, found) for one in found]
     return rows
 
@@ -54,7 +54,7 @@ def settling_rows(outcome: StudyOutcome, root: Path) -> list[SettlingRow]:
     """Return how the masks of the recipe's own exploration settled."""
     return [
         SettlingRow(seed=seed, **row)
-        for seed, job in outcome.settling.items()
+        for seed, job in outcome.explored.settling.items()
         for row in read(job, root)
     ]
 

@@ -155,12 +155,11 @@ class Measuring(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looking(Job):
-    """The analysis of one update beside its nulls."""
+class OfRun(Job):
+    """Something that is found out of one run."""
 
     run: Training
 
-    folder = "analyses"
     suffix = ".json"
 
     def depends_on(self) -> Any:
@@ -170,6 +169,13 @@ class Looking(Job):
     def needs(self) -> list[Job]:
         """The run."""
         return [self.run]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking(OfRun):
+    """The analysis of one update beside its nulls."""
+
+    folder = "analyses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,21 +238,10 @@ class Settling(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pricing(Job):
+class Pricing(OfRun):
     """What a kind of run costs: coordinates, bytes, memory."""
 
-    run: Training
-
     folder = "costs"
-    suffix = ".json"
-
-    def depends_on(self) -> Any:
-        """The run."""
-        return self.run.hash
-
-    def needs(self) -> list[Job]:
-        """The run."""
-        return [self.run]
 
 
 def _said(recipe: Recipe) -> Any:

@@ -22,9 +22,9 @@ from sparseopd.comparison.plan import local_teachers
 from sparseopd.errors import RequestError
 from sparseopd.evaluation.arms import Arm
 from sparseopd.evaluation.divergence import divergence
-from sparseopd.evaluation.evaluate import silent
+from sparseopd.evaluation.evaluate import shared_by, silent
 from sparseopd.evaluation.measure import Measurement, Shared, measure
-from sparseopd.evaluation.teachers import Teachers, free_memory, routes
+from sparseopd.evaluation.teachers import free_memory
 from sparseopd.pairs import has_chat_template, load_model, load_processor, pick_device
 from sparseopd.pairs.loading import Processor
 from sparseopd.pairs.sampling import Completion, sample
@@ -118,18 +118,8 @@ def _kept(text: str, split: Split, validation: int) -> Shared:
         rows = prompts.train.select(range(len(prompts.train) - validation, len(prompts.train)))
     else:
         rows = prompts.test.select(range(min(len(prompts.test), recipe.evaluate.prompts)))
-    return Shared(
-        teachers=Teachers(recipe, pick_device(recipe.device)),
-        routes=routes(recipe, rows),
-        processor=processor,
-        prompts=rows,
-        grader=prompts.grader if "answer" in rows.column_names else None,
-        rollout=recipe.rollout,
-        evaluate=recipe.evaluate,
-        progress=silent,
-        teacher_column="teacher_prompt" if recipe.data.privileged else "prompt",
-        template=recipe.data.chat_template,
-    )
+    grader = prompts.grader if "answer" in rows.column_names else None
+    return shared_by(recipe, processor, rows, grader, progress=silent)
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from sparseopd.comparison.courses import (
     arm_course,
     ending_course,
     exploration_course,
-    explored,
+    explore,
 )
 from sparseopd.comparison.foreman import Foreman
 from sparseopd.comparison.jobs import Job, Pricing
@@ -155,12 +155,15 @@ def compare(
         tally = _Tally(root, found, paces, progress)
         with pool(workers, threads, gpus) as executor:
             foreman = Foreman(executor, root, tally.done, tally.started)
-            arms = foreman.carry_out(_courses(found, root))
+            ended = foreman.carry_out(_courses(found, root))
             by_study = {
-                plan.name: {name: arms[f"{plan.name}: {name}"] for name in plan.study.arms}
+                plan.name: {name: ended[f"{plan.name}: {name}"] for name in plan.study.arms}
                 for plan in found
             }
-            endings = {plan.name: ending_course(plan, by_study[plan.name]) for plan in found}
+            endings = {
+                plan.name: ending_course(plan, ended[plan.name], by_study[plan.name])
+                for plan in found
+            }
             outcomes = foreman.carry_out(endings)
         tally.end()
         machine = {"workers": workers, "threads of each": threads, "GPUs": gpus}
@@ -188,7 +191,7 @@ def _known_jobs(plan: StudyPlan, root: Path) -> dict[str, Job]:
                 add(need)
             found[job.key] = job
 
-    for job in explored(plan):
+    for job in explore(plan).jobs():
         add(job)
     for name, arm in plan.study.arms.items():
         asked, ends = _asked(arm_course(plan, name, arm, root), root)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from sparseopd.analysis.agreement import agreement
@@ -51,7 +52,7 @@ from sparseopd.pairs import (
 )
 from sparseopd.pairs.loading import Processor
 from sparseopd.recipe import Recipe
-from sparseopd.tasks import Prompts, load_prompts
+from sparseopd.tasks import Grader, Prompts, load_prompts
 from sparseopd.versions import versions
 
 
@@ -104,7 +105,6 @@ def _prepare(
     arms: Sequence[Arm], recipe: Recipe, engine: Engine, progress: Progress
 ) -> tuple[Shared, Prompts]:
     """Load what all arms share, in the order in which mistakes are cheapest to find."""
-    device = pick_device(recipe.device)
     processor = load_processor(recipe.student)
     found = _check_vocabularies(arms, recipe, processor)
     for arm in arms:
@@ -115,23 +115,36 @@ def _prepare(
     check_images(prompts.has_images, processor)
     count = min(len(prompts.test), recipe.evaluate.prompts)
     test = prompts.test.select(range(count))
-    shared = Shared(
-        teachers=Teachers(recipe, device),
-        routes=routes(recipe, test),
-        processor=processor,
-        prompts=test,
-        grader=prompts.grader,
-        rollout=recipe.rollout,
-        evaluate=recipe.evaluate,
+    shared = shared_by(
+        recipe,
+        processor,
+        test,
+        prompts.grader,
         progress=progress,
-        teacher_column="teacher_prompt" if recipe.data.privileged else "prompt",
-        template=recipe.data.chat_template,
         notes=[*found, *notes(recipe)],
         engine=engine,
     )
     for name in list(shared.routes)[:1]:
         shared.teachers[name]  # one that cannot be loaded is told before anything is sampled
     return shared, prompts
+
+
+def shared_by(
+    recipe: Recipe, processor: Processor, rows: Dataset, grader: Grader | None, **more: Any
+) -> Shared:
+    """Return what all models are measured with on some prompts of a recipe; `more` are fields of it."""
+    return Shared(
+        teachers=Teachers(recipe, pick_device(recipe.device)),
+        routes=routes(recipe, rows),
+        processor=processor,
+        prompts=rows,
+        grader=grader,
+        rollout=recipe.rollout,
+        evaluate=recipe.evaluate,
+        teacher_column="teacher_prompt" if recipe.data.privileged else "prompt",
+        template=recipe.data.chat_template,
+        **more,
+    )
 
 
 def _check_vocabularies(arms: Sequence[Arm], recipe: Recipe, processor: Processor) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sparseopd.analysis import Analysis
 from sparseopd.report.analysis_figures import draw_analysis
 from sparseopd.report.analysis_grids import measures_table, paper_table, parts_tables, runs_table
-from sparseopd.report.figures import Drawing
+from sparseopd.report.drawings import Drawing
 from sparseopd.report.measures import drawn, extent, stored
 from sparseopd.report.page_table import PageTable
 from sparseopd.report.templates import environment, value_text, write_page

@@ -21,7 +21,7 @@ from sparseopd.report.comparison_grids import (
 )
 from sparseopd.report.comparison_paper import paper_tables, sides_table
 from sparseopd.report.comparison_settings import arms_table, setting_rows
-from sparseopd.report.figures import Drawing
+from sparseopd.report.drawings import Drawing
 from sparseopd.report.page_table import PageTable
 from sparseopd.report.templates import environment, write_page
 from sparseopd.results import Results, Study

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sparseopd.report import words
 from sparseopd.report.curves import is_finite
-from sparseopd.report.figures import Drawing
+from sparseopd.report.drawings import Drawing
 from sparseopd.report.svg import WIDTH, house_style, to_svg
 
 Rows = Sequence[Mapping[str, Any]]

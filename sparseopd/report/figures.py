@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
-
 from sparseopd.artifacts import Scores
 from sparseopd.report.arms import listed
 from sparseopd.report.curves import describe_curves, learning_curves
+from sparseopd.report.drawings import Drawing, Kind, draw_all
 from sparseopd.report.heatmap import draw_layout
 from sparseopd.report.intervals import ACCURACY, KL, accuracy, kl_to_teacher
 from sparseopd.report.layout import describe_layout, distinct_layouts, shared_top
 from sparseopd.report.settling import caption_settling, describe_settling, settling
 from sparseopd.report.svg import to_svg
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure ready for the page."""
-
-    title: str
-    caption: str
-    svg: str
-    """An `<svg>` element; its alternative text is its aria-label."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """A figure that an evaluation may have: how it is named, told and drawn."""
-
-    key: str
-    title: str
-    caption: str | Callable[[Scores], str]
-    """What stands beneath it, or what writes that."""
-    draw: Callable[[Scores], Figure | None]
-    describe: Callable[[Scores], str]
-
-
 _FIGURES = (
-    _Kind(
+    Kind(
         "accuracy",
         "Accuracy on held-out prompts",
         "Dots are means, bars their intervals. Thin lines mark source and teacher, if evaluated.",
         accuracy,
         ACCURACY.describe,
     ),
-    _Kind(
+    Kind(
         "kl",
         "KL to the teacher, nats per token",
         "On each arm's own completions; lower is closer. A thin line marks the source.",
         kl_to_teacher,
         KL.describe,
     ),
-    _Kind(
+    Kind(
         "curves",
         "Loss per token while training",
         "Light: as logged. Strong: running median over a fifteenth of the run.",
         learning_curves,
         describe_curves,
     ),
-    _Kind(
+    Kind(
         "settling",
         "How the mask settled",
         caption_settling,
@@ -78,16 +51,7 @@ _LAYOUT_CAPTION = (
 
 def draw_measures(scores: Scores, key: str) -> list[Drawing]:
     """Draw what was measured of the arms; `key` begins every SVG id and is unique in its page."""
-    return [
-        _measure(kind, scores, to_svg(figure, f"{key}-{kind.key}", kind.describe(scores)))
-        for kind in _FIGURES
-        if (figure := kind.draw(scores)) is not None
-    ]
-
-
-def _measure(kind: _Kind, scores: Scores, svg: str) -> Drawing:
-    caption = kind.caption if isinstance(kind.caption, str) else kind.caption(scores)
-    return Drawing(kind.title, caption, svg)
+    return draw_all(_FIGURES, scores, key)
 
 
 def draw_masks(scores: Scores, key: str) -> list[Drawing]:

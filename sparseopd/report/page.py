@@ -10,7 +10,8 @@ from sparseopd.report import arms
 from sparseopd.report.benchmarks import page_benchmarks
 from sparseopd.report.columns import Column, filled_columns
 from sparseopd.report.completions import Exhibit, exhibits
-from sparseopd.report.figures import Drawing, draw_masks, draw_measures
+from sparseopd.report.drawings import Drawing
+from sparseopd.report.figures import draw_masks, draw_measures
 from sparseopd.report.finding import answer
 from sparseopd.report.page_table import PageTable
 from sparseopd.report.templates import environment, value_text, write_page

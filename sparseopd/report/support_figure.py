@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from sparseopd.analysis.comparison import Comparisons
 from sparseopd.report import words
 from sparseopd.report.cells import CELL, LETTER, SCALE, Scale, color_scale
-from sparseopd.report.figures import Drawing
+from sparseopd.report.drawings import Drawing
 from sparseopd.report.heatmap import two_digits
 from sparseopd.report.svg import INK, WIDTH, house_style, to_svg
 

@@ -5,34 +5,15 @@ draw_analysis(analysis, "a1")  → every figure that the analysis has, ready for
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
-
 from sparseopd.analysis import Analysis
 from sparseopd.report.analysis_figures import coverage, density, layers, shares, spectra
-from sparseopd.report.figures import Drawing
-from sparseopd.report.svg import to_svg
+from sparseopd.report.drawings import Drawing, Kind, draw_all
 
 __all__ = ["draw_analysis"]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A figure that an analysis may have: how it is named, told and drawn."""
-
-    key: str
-    title: str
-    caption: str | Callable[[Analysis], str]
-    draw: Callable[[Analysis], Figure | None]
-    describe: Callable[[Analysis], str]
-    csv: str
-    """The file that holds what is drawn."""
-
-
 _FIGURES = (
-    _Kind(
+    Kind(
         "sparsity",
         layers.TITLE,
         layers.caption,
@@ -40,7 +21,7 @@ _FIGURES = (
         layers.describe_sparsity,
         "tensors.csv",
     ),
-    _Kind(
+    Kind(
         "margin",
         layers.MARGIN_TITLE,
         layers.MARGIN_CAPTION,
@@ -48,7 +29,7 @@ _FIGURES = (
         layers.describe_margin,
         "tensors.csv",
     ),
-    _Kind(
+    Kind(
         "spectra",
         spectra.TITLE,
         spectra.caption,
@@ -56,7 +37,7 @@ _FIGURES = (
         spectra.describe_spectra,
         "spectra.csv",
     ),
-    _Kind(
+    Kind(
         "coverage",
         coverage.TITLE,
         coverage.caption,
@@ -64,7 +45,7 @@ _FIGURES = (
         coverage.describe_coverage,
         "whole.csv",
     ),
-    _Kind(
+    Kind(
         "density",
         density.TITLE,
         density.caption,
@@ -72,7 +53,7 @@ _FIGURES = (
         density.describe_density,
         "joint.csv",
     ),
-    _Kind(
+    Kind(
         "shares",
         shares.TITLE,
         shares.caption,
@@ -88,14 +69,4 @@ def draw_analysis(analysis: Analysis, key: str, folder: str = "") -> list[Drawin
 
     Captions name the CSV behind a figure; `folder` stands before its name.
     """
-    return [
-        _drawing(kind, analysis, figure, key, folder)
-        for kind in _FIGURES
-        if (figure := kind.draw(analysis)) is not None
-    ]
-
-
-def _drawing(kind: _Kind, analysis: Analysis, figure: Figure, key: str, folder: str) -> Drawing:
-    caption = kind.caption if isinstance(kind.caption, str) else kind.caption(analysis)
-    svg = to_svg(figure, f"{key}-{kind.key}", kind.describe(analysis))
-    return Drawing(kind.title, f"{caption} CSV: {folder}{kind.csv}.", svg)
+    return draw_all(_FIGURES, analysis, key, folder)

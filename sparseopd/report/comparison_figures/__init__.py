@@ -5,11 +5,6 @@ draw_study(study, "s1")  → every figure that the study has, ready for the page
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
-
 from sparseopd.report.comparison_figures import (
     differences,
     gain,
@@ -20,28 +15,14 @@ from sparseopd.report.comparison_figures import (
     settling,
     telemetry,
 )
-from sparseopd.report.figures import Drawing
-from sparseopd.report.svg import to_svg
+from sparseopd.report.drawings import Drawing, Kind, draw_all
 from sparseopd.results import Study
 
 __all__ = ["draw_study"]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A figure that a study may have: how it is named, told and drawn."""
-
-    key: str
-    title: str
-    caption: Callable[[Study], str]
-    draw: Callable[[Study], Figure | None]
-    describe: Callable[[Study], str]
-    csv: str
-    """The file that holds what is drawn."""
-
-
 _FIGURES = (
-    _Kind(
+    Kind(
         "density",
         gain.DENSITY_TITLE,
         gain.density_caption,
@@ -49,7 +30,7 @@ _FIGURES = (
         gain.describe_density,
         "arms.csv",
     ),
-    _Kind(
+    Kind(
         "steps",
         gain.STEPS_TITLE,
         gain.steps_caption,
@@ -57,7 +38,7 @@ _FIGURES = (
         gain.describe_steps,
         "arms.csv",
     ),
-    _Kind(
+    Kind(
         "full",
         differences.FULL_TITLE,
         differences.full_caption,
@@ -65,8 +46,8 @@ _FIGURES = (
         differences.describe_full,
         "arms.csv",
     ),
-    _Kind("seeds", seeds.TITLE, seeds.caption, seeds.draw_seeds, seeds.describe_seeds, "arms.csv"),
-    _Kind(
+    Kind("seeds", seeds.TITLE, seeds.caption, seeds.draw_seeds, seeds.describe_seeds, "arms.csv"),
+    Kind(
         "random",
         differences.RANDOM_TITLE,
         differences.random_caption,
@@ -74,7 +55,7 @@ _FIGURES = (
         differences.describe_random,
         "arms.csv",
     ),
-    _Kind(
+    Kind(
         "settling",
         settling.TITLE,
         settling.caption,
@@ -82,7 +63,7 @@ _FIGURES = (
         settling.describe_settling,
         "settling.csv",
     ),
-    _Kind(
+    Kind(
         "overlaps",
         overlaps.TITLE,
         overlaps.caption,
@@ -90,7 +71,7 @@ _FIGURES = (
         overlaps.describe_overlaps,
         "overlaps.csv",
     ),
-    _Kind(
+    Kind(
         "telemetry",
         telemetry.TITLE,
         telemetry.caption,
@@ -98,7 +79,7 @@ _FIGURES = (
         telemetry.describe_telemetry,
         "telemetry.csv",
     ),
-    _Kind(
+    Kind(
         "response",
         response.TITLE,
         response.caption,
@@ -106,7 +87,7 @@ _FIGURES = (
         response.describe_response,
         "trials.csv",
     ),
-    _Kind(
+    Kind(
         "learning",
         learning.TITLE,
         learning.caption,
@@ -122,13 +103,4 @@ def draw_study(study: Study, key: str, folder: str = "") -> list[Drawing]:
 
     Captions name the CSV behind a figure; `folder` stands before its name.
     """
-    return [
-        _drawing(kind, study, figure, key, folder)
-        for kind in _FIGURES
-        if (figure := kind.draw(study)) is not None
-    ]
-
-
-def _drawing(kind: _Kind, study: Study, figure: Figure, key: str, folder: str) -> Drawing:
-    svg = to_svg(figure, f"{key}-{kind.key}", kind.describe(study))
-    return Drawing(kind.title, f"{kind.caption(study)} CSV: {folder}{kind.csv}.", svg)
+    return draw_all(_FIGURES, study, key, folder)
