@@ -170,15 +170,10 @@ def _look(job: Looking, root: Path) -> None:
         }
         for row in paper_rows(found)
     }
+    by_figure = {verdict["whole"]: verdict for verdict in found.verdicts.values()}
     verdicts = {
-        column.key: found.verdicts[column.figure]
-        for column in COLUMNS
-        if column.figure in found.verdicts
+        column.key: by_figure[column.figure] for column in COLUMNS if column.figure in by_figure
     }
-    whole = {str(verdict.get("whole")): verdict for verdict in found.verdicts.values()}
-    for column in COLUMNS:
-        if column.key not in verdicts and column.figure in whole:
-            verdicts[column.key] = whole[column.figure]
     write_json(
         job.path(root),
         {"sides": sides, "verdicts": verdicts, "findings": found.findings, "dtypes": found.dtypes},

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -169,11 +169,6 @@ def against_full(verdict: Verdict | None) -> str:
     if verdict.difference.high < 0:
         return "lower"
     return "higher" if verdict.difference.low > 0 else "not settled"
-
-
-def least_equal(arms: Sequence[ArmResult]) -> ArmResult | None:
-    """Return the first of arms that grow which equals full training; None if none does."""
-    return next((arm for arm in arms if against_full(arm.equivalence) == "equal"), None)
 
 
 def against_random(verdict: Verdict | None) -> str:
