@@ -71,7 +71,8 @@ class Foreman:
     def _wait(self) -> None:
         """Wait for a job to end, and give out what waited for it."""
         ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
-        for future in ended:
+        # In the order in which they were given out: that of a set differs from start to start.
+        for future in [one for one in self._running if one in ended]:
             job = self._running.pop(future)
             seconds = future.result()
             self._finished.add(job.key)
