@@ -1,6 +1,6 @@
 """The paper's questions at laptop scale: recipes/tiny/paper.yaml, run whole, and what README says of it.
 
-    python benchmarks/paper.py              runs it; writes results/paper.json (an hour on two cores)
+    python benchmarks/paper.py              runs it; writes results/paper.json (72 minutes on two busy cores)
     python benchmarks/paper.py --from DIR   keeps the results of a comparison that ended in DIR
     python benchmarks/paper.py --table      prints README's table from the committed results
     python benchmarks/paper.py --report DIR writes the report of the committed results
