@@ -38,7 +38,7 @@ from sparseopd.comparison.pace import (
 from sparseopd.comparison.plan import StudyPlan
 from sparseopd.comparison.settings import Comparison
 from sparseopd.comparison.tuning import first_rates
-from sparseopd.comparison.workers import only_one, pool
+from sparseopd.comparison.workers import only_one, pool, sweep
 from sparseopd.errors import RecipeError
 from sparseopd.results import Results
 
@@ -148,6 +148,7 @@ def compare(
     """Do what is left of a comparison in a folder, and write its results."""
     root.mkdir(parents=True, exist_ok=True)
     with only_one(root):
+        sweep(root)
         with written_whole(root / RESOLVED) as temporary:
             temporary.write_text(comparison.to_yaml(), encoding="utf-8")
         write_paces(root, paces)

@@ -195,7 +195,7 @@ def _mask_overlaps(job: Overlapping, root: Path) -> list[dict[str, Any]]:
     """Compare the top-k masks of the updates, every two of them."""
     names = list(job.runs)
     base = open_tensors(_source(job.runs[names[0]]))
-    with tempfile.TemporaryDirectory(dir=root) as folder:
+    with tempfile.TemporaryDirectory(prefix=".masks-", dir=root) as folder:
         masks = [
             select(
                 base,
@@ -261,7 +261,7 @@ def _shipped(run: RunDir, mask: Mask | None, beside: Path) -> int:
         return _bytes(run.path / "adapter")
     if mask is None:
         return _bytes(run.checkpoint)
-    folder = beside.with_suffix(".part")
+    folder = beside.with_name(f".{beside.stem}.part")
     shutil.rmtree(folder, ignore_errors=True)
     # Named by the run and not by its place, so that the size is the same in any folder.
     known = replace(mask.provenance, tuned=run.path.name)

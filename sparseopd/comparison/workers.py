@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,18 @@ def only_one(root: Path) -> Iterator[None]:
                 f"another process is working on {root}: wait for it, or give another folder with -o"
             ) from error
         yield
+
+
+def sweep(root: Path) -> None:
+    """Remove what workers were writing when they were killed; only for whoever holds the folder.
+
+    Files are written under a name that begins with a dot until they are whole.
+    """
+    for left in [*root.glob(".*"), *root.glob("*/.*")]:
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left != root / LOCK:
+            left.unlink()
 
 
 @contextmanager

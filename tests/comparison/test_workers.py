@@ -28,6 +28,24 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_what_killed_workers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / ".masks-x").mkdir()
+    whole = [tmp_path / "times.json", tmp_path / "masks" / "a.safetensors"]
+    left = [
+        tmp_path / ".times.json.ab12",
+        tmp_path / "masks" / ".a.safetensors.part",
+        tmp_path / ".masks-x" / "0",
+    ]
+    for file in (*whole, *left):
+        file.write_text("x")
+    with workers.only_one(tmp_path):
+        workers.sweep(tmp_path)
+        assert (tmp_path / workers.LOCK).exists()
+    assert all(file.exists() for file in whole)
+    assert not any(file.exists() for file in left) and not (tmp_path / ".masks-x").exists()
+
+
 def test_a_worker_that_was_stopped_begins_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
